@@ -1,0 +1,146 @@
+"""Adversarial Generator-Encoder Networks: the two updates of one training iteration, on one screen.
+
+Symbols, as in the paper: x image batch (B, C, H, W) in [-1, 1]; z ~ prior, (B, M); g, e networks; ex = e(x), gz = g(z),
+egz = e(g(z)), gex = g(e(x)); KL the divergence of a batch of codes to the prior (eq. 7); mu weighs L_X (eq. 3) in the
+encoder's update (eq. 6), lam weighs L_Z (eq. 4) in the generator's (eq. 5). L_X never trains g and L_Z never trains e,
+unless `recon_x_in_g` asks for the experiment that shows why.
+
+    encoder:    minimise  KL(ex) - KL(egz) + mu L_X        gz from a generator that receives no gradient
+    generator:  minimise  KL(egz) + lam L_Z                n_g_steps times, fresh z each
+
+Weights. mu and lam are the *released* numbers (mu 10, lambda 500 to 2000), where L_X is a mean over all pixels and L_Z is
+2 - cos/M. On the squared distance |z - egz|^2 of one code lam counts lam/(2M). objective="paper" trains eq. 7 and the
+printed losses with the weights that keep this balance: its KL is half as steep, so lam/(4M) and mu/2 on the pixel mean
+(mu/(2D) on the printed sum over D pixels).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from agelib import fast, losses, sphere
+from agelib.step import Step
+
+OBJECTIVES = ("released", "paper")
+DIVERGENCES = ("gaussian", "nearest")
+
+
+@dataclass(frozen=True)
+class AgeConfig:
+    """Settings of one AGE training; the defaults are the released CIFAR-10 command's."""
+
+    M: int = 128  # dimensions of z
+    prior: str = "sphere"  # law of z: sphere | gaussian
+    objective: str = "released"  # released: kl_released, cosine L_Z | paper: eq. 7, squared L2 (module docstring)
+    divergence: str = "gaussian"  # gaussian: fitted diagonal Gaussian | nearest: Kozachenko-Leonenko
+    lam: float = 1000.0  # released scale; lam_per_sample is its weight on |z - egz|^2
+    mu: float = 10.0  # on the mean absolute pixel difference, pixels in [-1, 1]
+    n_g_steps: int = 2  # generator updates per encoder update
+    lr: float = 2e-4  # Adam, both networks
+    drop_lr: int = 40  # halve lr when epoch % drop_lr == drop_lr - 1, 0-based; 0: never
+    beta1: float = 0.5
+    beta2: float = 0.999
+    recon_x_in_g: float = 0.0  # weight of L_X in the generator's loss; the paper's answer is 0
+    margin: float | None = None  # stabiliser: the encoder's KL(ex) - KL(egz) stops counting below -margin
+    ema: float = 0.0  # stabiliser: decay a step of an averaged generator "g_ema" for samples; 0: none
+    precision: str = "auto"  # fp32 | bf16 | auto: bf16 where the processor multiplies it natively
+
+    def __post_init__(self):
+        for name, valid in (("objective", OBJECTIVES), ("divergence", DIVERGENCES), ("prior", sphere.PRIORS)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}")
+        if self.n_g_steps < 1 or self.drop_lr < 0 or not 0 <= self.ema < 1 or self.M < 1:
+            raise ValueError("need M >= 1, n_g_steps >= 1, drop_lr >= 0 and 0 <= ema < 1")
+
+    @property
+    def lam_per_sample(self) -> float:
+        """Weight of the squared distance |z - e(g(z))|^2 of one code: lam/(2M) as released, lam/(4M) beside eq. 7."""
+        return self.lam / (2 * self.M) / (2 if self.objective == "paper" else 1)
+
+    @property
+    def mu_per_pixel_mean(self) -> float:
+        """Weight of the mean absolute pixel difference: mu as released, mu/2 beside eq. 7."""
+        return self.mu / (2 if self.objective == "paper" else 1)
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of 0-based `epoch`: halved at the start of every epoch with epoch % drop_lr == drop_lr - 1."""
+        return self.lr * 0.5 ** ((epoch + 1) // self.drop_lr if self.drop_lr else 0)
+
+
+def divergence(cfg: AgeConfig):
+    """The function codes (B, M) -> scalar that `cfg` trains. Nearest-neighbour estimates are in eq. 7's units and are
+    doubled beside the released weights, as the released form doubles eq. 7."""
+    if cfg.divergence == "nearest":
+        scale = 2.0 if cfg.objective == "released" else 1.0
+        return lambda e: scale * losses.kl_nearest(e, cfg.prior)
+    return losses.kl_released if cfg.objective == "released" else losses.kl_eq7
+
+
+def recon_z(cfg: AgeConfig):
+    """The function (egz, z) -> weighted L_Z. On the sphere the released cosine form; a Gaussian prior has no unit codes,
+    so it takes the squared distance with the weight lam_per_sample (the released code kept the cosine there)."""
+    if cfg.objective == "released" and cfg.prior == "sphere":
+        return lambda egz, z: cfg.lam * losses.recon_z_cos(egz, z)
+    return lambda egz, z: cfg.lam_per_sample * losses.recon_z_l2(egz, z)
+
+
+def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
+    """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
+
+    nets: {"g", "e"} from `networks.build`. The step logs l_x (mean |gex - x|), l_z (1 - mean cos on the sphere, mean
+    squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update) and kl_fake_e (of the
+    encoder's own fake batch), each before the update that it is part of.
+    """
+    g, e = nets["g"], nets["e"]
+    device = next(g.parameters()).device
+    precision = fast.choose_precision(cfg.precision, device)
+    KL, L_Z = divergence(cfg), recon_z(cfg)
+    opt_g, opt_e = (fast.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
+    g_ema = copy.deepcopy(g).requires_grad_(False) if cfg.ema else None
+
+    def encoder_step(x: Tensor) -> dict[str, Tensor]:
+        g.requires_grad_(False), e.requires_grad_(True)
+        z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
+        with fast.autocast(device, precision):
+            ex = e(x)
+            gex = g(ex)  # gradient passes through g into e
+            egz = e(g(z).detach())  # the fake batch: its own pass, its own batch statistics
+        kl_real, kl_fake, l_x = KL(ex), KL(egz), losses.recon_x_l1(gex, x)
+        gap = kl_real - kl_fake
+        if cfg.margin is not None:
+            gap = gap.clamp_min(-cfg.margin)
+        opt_e.zero_grad()
+        (gap + cfg.mu_per_pixel_mean * l_x).backward()
+        opt_e.step()
+        return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "kl_fake_e": kl_fake.detach()}
+
+    def generator_step(x: Tensor) -> dict[str, Tensor]:
+        g.requires_grad_(True), e.requires_grad_(False)
+        z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
+        with fast.autocast(device, precision):
+            egz = e(g(z))
+            gex = g(e(x)) if cfg.recon_x_in_g else None
+        kl_fake = KL(egz)
+        loss = kl_fake + L_Z(egz, z)
+        if gex is not None:
+            loss = loss + cfg.recon_x_in_g * losses.recon_x_l1(gex, x)
+        opt_g.zero_grad()
+        loss.backward()
+        opt_g.step()
+        l_z = 0.5 * losses.recon_z_l2(egz, z) if cfg.prior == "sphere" else losses.recon_z_l2(egz, z)
+        return {"kl_fake": kl_fake.detach(), "l_z": l_z.detach()}
+
+    def update(x: Tensor) -> dict[str, Tensor]:
+        logs = encoder_step(x)
+        for _ in range(cfg.n_g_steps):
+            logs |= generator_step(x)
+        if g_ema is not None:
+            fast.average_into(g_ema, g, cfg.ema)
+        return logs
+
+    modules = {"g": g, "e": e} | ({"g_ema": g_ema} if g_ema is not None else {})
+    return Step(update, modules, {"g": opt_g, "e": opt_e}, cfg.lr_at, asdict(cfg) | {"precision": precision})

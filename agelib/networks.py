@@ -1,0 +1,130 @@
+"""The generator g and encoder e of the released code, for 32 and 64 px, from one builder.
+
+Released: src/models/dcgan32px.py and dcgan64px.py (github.com/DmitryUlyanov/AGE). With width 64 and 3 channels the
+parameter counts are theirs: 32 px 3 934 595 (g) and 1 183 616 (e) at M = 128; 64 px 3 281 792 and 3 281 728 at M = 64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from agelib import fast, sphere
+
+SIZES = (32, 64)
+
+
+class Generator(nn.Module):
+    """g: codes (B, M) -> images (B, channels, size, size) in [-1, 1].
+
+    Four or five transposed convolutions with BatchNorm and ReLU, tanh at the end. `out_bias` gives the last layer a bias
+    at 64 px too (the released 64 px net has none there; its 32 px net has one).
+    """
+
+    def __init__(self, size: int, M: int, channels: int = 3, width: int = 64, out_bias: bool = False):
+        super().__init__()
+        _check(size, M, channels, width)
+        widths = [8 * width, 4 * width, 2 * width, 2 * width if size == 32 else width]
+        layers: list[nn.Module] = [fast.FromVector(M, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        for c_in, c_out in zip(widths, widths[1:], strict=False):  # 4x4 -> 8x8 -> 16x16 -> 32x32
+            layers += [nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        if size == 32:
+            layers.append(nn.Conv2d(widths[-1], channels, 1, bias=True))
+        else:
+            layers.append(nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1, bias=out_bias))
+        self.layers = nn.Sequential(*layers)
+        self.M, self.size, self.channels = M, size, channels
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.M:
+            raise ValueError(f"the generator takes codes (B, {self.M}), got {tuple(z.shape)}")
+        return torch.tanh(self.layers(z).float())
+
+    def set_mean(self, mean: Tensor) -> None:
+        """Set the last bias so that tanh(bias) is the data's mean pixel; mean: (channels,), in (-1, 1)."""
+        bias = self.layers[-1].bias
+        if bias is None:
+            raise ValueError("this generator's last layer has no bias: build it with out_bias=True")
+        with torch.no_grad():
+            bias.copy_(torch.atanh(mean.clamp(-0.99, 0.99)))
+
+
+class Encoder(nn.Module):
+    """e: images (B, channels, size, size) in [-1, 1] -> codes (B, M), float32; unit rows for the sphere prior.
+
+    Strided convolutions, BatchNorm (not on the first) and LeakyReLU(0.2), then a linear convolution; at 32 px its 2x2
+    outputs are averaged. prior="gaussian" leaves the codes unnormalised.
+    """
+
+    def __init__(
+        self, size: int, M: int, channels: int = 3, width: int = 64, prior: str = "sphere", spectral_norm: bool = False
+    ):
+        super().__init__()
+        _check(size, M, channels, width)
+        widths = [width * 2**i for i in range(3 if size == 32 else 4)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        for c_in, c_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)]
+        if size == 32:
+            layers += [nn.Conv2d(widths[-1], M, 4, 2, 1, bias=True), nn.AvgPool2d(2), nn.Flatten()]
+        else:
+            layers.append(fast.ToVector(widths[-1], M))
+        self.layers = nn.Sequential(*layers)
+        self.M, self.size, self.channels, self.prior = M, size, channels, sphere.check_prior(prior)
+        initialise(self)
+        if spectral_norm:
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    nn.utils.parametrizations.spectral_norm(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1:] != (self.channels, self.size, self.size):
+            want = f"(B, {self.channels}, {self.size}, {self.size})"
+            raise ValueError(f"the encoder takes images {want}, got {tuple(x.shape)}")
+        e = self.layers(x).float()  # (B, M)
+        return sphere.project(e) if self.prior == "sphere" else e
+
+
+def _check(size: int, M: int, channels: int, width: int) -> None:
+    if size not in SIZES:
+        raise ValueError(f"no network for {size}x{size} images; there are {', '.join(f'{s}x{s}' for s in SIZES)}")
+    if channels not in (1, 3):
+        raise ValueError(f"images have 1 or 3 channels, got {channels}")
+    if M < 1 or width < 1:
+        raise ValueError(f"need M >= 1 and width >= 1, got M={M}, width={width}")
+
+
+def initialise(module: nn.Module) -> None:
+    """Released initialisation: conv weights N(0, 0.02), BatchNorm weights N(1, 0.02), BatchNorm biases 0.
+
+    Biases of convolutions keep the framework's default, uniform in +-1/sqrt(fan_in).
+    """
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(m.weight, 0.0, 0.02)
+        elif isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 1.0, 0.02)
+            nn.init.zeros_(m.bias)
+
+
+def build(
+    size: int,
+    M: int,
+    *,
+    channels: int = 3,
+    width: int = 64,
+    prior: str = "sphere",
+    out_bias: bool = False,
+    spectral_norm: bool = False,
+    device: torch.device | str = "cpu",
+) -> dict[str, nn.Module]:
+    """The pair {"g": Generator, "e": Encoder} on `device`, channels_last, initialised from torch's global RNG."""
+    g = Generator(size, M, channels, width, out_bias)
+    initialise(g)
+    e = Encoder(size, M, channels, width, prior, spectral_norm)
+    return {name: net.to(device, memory_format=torch.channels_last) for name, net in (("g", g), ("e", e))}
+
+
+def n_parameters(net: nn.Module) -> int:
+    """Number of trained scalars."""
+    return sum(p.numel() for p in net.parameters())

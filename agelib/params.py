@@ -1,0 +1,104 @@
+"""The parameters of each notebook, checked: a misspelt name or a value of the wrong kind stops the notebook at once.
+
+papermill only warns about a parameter that a notebook does not declare; `read` raises. Each model has exactly the names
+of its notebook's parameters cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
+Config = TypeVar("Config")
+
+_LITERALS = (bool, int, float, str, list, dict, tuple, type(None))
+_JUPYTER = {"In", "Out", "exit", "quit"}
+_READ = "_agelib_parameters_read"
+
+
+class _Notebook(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out_dir: str
+    profile: str
+    run_name: str
+
+
+class Unconditional(_Notebook):
+    """01_unconditional."""
+
+    dataset: str
+    size: Literal[32, 64]
+    channels: Literal[1, 3] | None
+    limit: int | None = Field(ge=2)
+    width: int = Field(ge=1)
+    M: int = Field(ge=2)
+    prior: Literal["sphere", "gaussian"]
+    objective: Literal["released", "paper"]
+    divergence: Literal["gaussian", "nearest"]
+    lam: float = Field(ge=0)
+    mu: float = Field(ge=0)
+    n_g_steps: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    drop_lr: int = Field(ge=0)
+    recon_x_in_g: float = Field(ge=0)
+    margin: float | None
+    spectral_norm: bool
+    ema: float = Field(ge=0, lt=1)
+    mean_bias: bool
+    batch_size: int = Field(ge=2)
+    n_epochs: int = Field(ge=1)
+    max_steps: int | None = Field(ge=1)
+    finetune_epochs: int = Field(ge=0)
+    finetune_batch_size: int = Field(ge=2)
+    finetune_mu: float = Field(ge=0)
+    classifier: bool
+    n_samples: int = Field(ge=64)
+    seed: int = Field(ge=0)
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_every_s: float = Field(ge=0)
+    reference: str
+
+
+class Summary(_Notebook):
+    """99_summary."""
+
+    results_dir: str
+    reference: str
+
+
+MODELS: dict[str, type[BaseModel]] = {"01_unconditional": Unconditional, "99_summary": Summary}
+
+
+class ParameterError(ValueError):
+    """A notebook parameter is unknown, missing, or of the wrong kind; the message lists each."""
+
+
+def read(model: type[Model], namespace: dict[str, Any]) -> Model:
+    """Collect the parameters from a notebook's globals and check them; call it in the cell after the parameters.
+
+    namespace: `globals()`. On the first call in a kernel every public name that holds a plain literal counts as a
+    parameter, so that an injected name which the notebook does not declare is an error. When the cell is run again
+    by hand, later cells' variables are there too, and only the declared names are read. Raises ParameterError.
+    """
+    literals = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in _JUPYTER}
+    literals = {k: v for k, v in literals.items() if isinstance(v, _LITERALS)}
+    if namespace.get(_READ):
+        literals = {k: v for k, v in literals.items() if k in model.model_fields}
+    try:
+        parameters = model(**literals)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise ParameterError(f"{model.__doc__} parameters: " + "; ".join(lines)) from None
+    namespace[_READ] = True
+    return parameters
+
+
+def settings(parameters: BaseModel, config: type[Config]) -> Config:
+    """The frozen dataclass `config` with those of its fields that `parameters` names."""
+    names = {f.name for f in dataclasses.fields(config)}
+    return config(**{k: v for k, v in parameters.model_dump().items() if k in names})

@@ -1,0 +1,88 @@
+"""The priors on the latent code z: uniform on the unit sphere of R^M (the paper's), or a standard normal.
+
+Codes are float tensors of shape (B, M); the sphere is the set of rows with Euclidean norm 1.
+Source: AGE paper, section "Adversarial Generator-Encoder Networks"; the Gaussian prior is the variant it calls comparable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+PRIORS = ("sphere", "gaussian")
+
+
+def check_prior(prior: str) -> str:
+    """Return `prior`, or raise ValueError naming the valid ones."""
+    if prior not in PRIORS:
+        raise ValueError(f"unknown prior {prior!r}; valid: {', '.join(PRIORS)}")
+    return prior
+
+
+def project(z: Tensor) -> Tensor:
+    """Divide each row of z (B, M) by its Euclidean norm; float32 or wider out, whatever comes in.
+
+    Raises ValueError unless z is two-dimensional: with (B, M, 1, 1) a norm over dim 1 broadcasts wrongly elsewhere.
+    No epsilon, as in the released code: a zero row gives NaN, which the training loop reports.
+    """
+    if z.ndim != 2:
+        raise ValueError(f"codes have shape (B, M), got {tuple(z.shape)}")
+    z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+    return z / z.norm(dim=1, keepdim=True)
+
+
+def sample(n: int, M: int, prior: str = "sphere", *, device=None, generator: torch.Generator | None = None) -> Tensor:
+    """Draw n codes of dimension M from the prior, float32 (n, M)."""
+    check_prior(prior)
+    if n < 1 or M < 1:
+        raise ValueError(f"need n >= 1 codes of M >= 1 dimensions, got n={n}, M={M}")
+    z = torch.randn(n, M, device=device, generator=generator)
+    return project(z) if prior == "sphere" else z
+
+
+def slerp(z0: Tensor, z1: Tensor, t: Tensor | float) -> Tensor:
+    """Points on the great circle from z0 to z1 (Shoemake 1985), all of shape (..., M) with unit rows.
+
+    t: a number, or a tensor that broadcasts against z0[..., 0]; 0 gives z0 and 1 gives z1. Nearly equal rows fall
+    back to a straight line, projected; opposite rows raise ValueError, since no shortest path is defined.
+    """
+    if z0.shape != z1.shape:
+        raise ValueError(f"slerp needs codes of one shape, got {tuple(z0.shape)} and {tuple(z1.shape)}")
+    t = torch.as_tensor(t, dtype=z0.dtype, device=z0.device)[..., None]
+    cos = (z0 * z1).sum(-1, keepdim=True)
+    if bool((cos < -1 + 1e-6).any()):
+        raise ValueError("slerp between opposite points: every great circle is as short")
+    omega = torch.acos(cos.clamp(-1, 1))
+    sin = torch.sin(omega)
+    near = sin < 1e-4
+    safe = torch.where(near, torch.ones_like(sin), sin)
+    w0 = torch.where(near, 1 - t, torch.sin((1 - t) * omega) / safe)
+    w1 = torch.where(near, t.expand_as(near), torch.sin(t * omega) / safe)
+    z = w0 * z0 + w1 * z1
+    return z / z.norm(dim=-1, keepdim=True)
+
+
+def kl_eq7_minimum(M: int) -> float:
+    """Population value of eq. 7 for the uniform sphere, -1/2 + 1/(2M) + (log M)/2 nats a dimension.
+
+    The least value over all laws on the sphere: coordinate variances are 1/M and means 0.
+    """
+    return -0.5 + 0.5 / M + 0.5 * math.log(M)
+
+
+def kl_released_minimum(M: int) -> float:
+    """Population value of the released divergence for the uniform sphere, -1/2 + 1/(2M^2) + log M."""
+    return -0.5 + 0.5 / M**2 + math.log(M)
+
+
+def kl_batch_bias(B: int, released: bool = True) -> float:
+    """First-order upward bias of the batch estimate: [log(B/(B-1)) + 1/(B-1)]/2 for eq. 7, twice that as released.
+
+    The estimate on B codes of the uniform sphere sits near minimum + bias: 1.6028 (eq. 7) and 3.6902 (released) at
+    M = 64, B = 64.
+    """
+    if B < 2:
+        raise ValueError(f"a batch variance needs B >= 2 codes, got {B}")
+    return (math.log(B / (B - 1)) + 1 / (B - 1)) * (1.0 if released else 0.5)

@@ -1,0 +1,39 @@
+"""What a method hands to the training loop: one update, and the state that a checkpoint must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Step:
+    """One training iteration of some method, called once a batch.
+
+    update: x -> losses; x is a float batch (B, C, H, W) in [-1, 1] on the nets' device, losses a dict of 0-dim tensors
+    (detached, on the same device). modules, optimizers: everything with state, by name. lr_at: 0-based epoch -> learning
+    rate, set on every optimizer when an epoch starts. config: the method's settings, compared on resume.
+    """
+
+    update: Callable[[Tensor], dict[str, Tensor]]
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    lr_at: Callable[[int], float] | None = None
+    config: dict = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        return self.update(x)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the learning rate of 0-based `epoch` on every optimizer; a function of the epoch alone."""
+        if self.lr_at is None:
+            return
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(self.lr_at(epoch))
+                else:
+                    group["lr"] = self.lr_at(epoch)

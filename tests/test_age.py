@@ -1,0 +1,214 @@
+import dataclasses
+
+import pytest
+import torch
+
+from agelib import age, fast, losses, networks, sphere
+
+
+def setup(seed=0, **settings):
+    torch.manual_seed(seed)
+    cfg = age.AgeConfig(**({"M": 6, "precision": "fp32"} | settings))
+    nets = networks.build(32, cfg.M, width=4, prior=cfg.prior)
+    x = torch.rand(8, 3, 32, 32) * 2 - 1
+    return nets, cfg, x
+
+
+def snapshot(net, buffers=False):
+    items = net.named_buffers() if buffers else net.named_parameters()
+    return {k: v.detach().clone() for k, v in items}
+
+
+def moved(before, net, buffers=False):
+    return {k for k, v in snapshot(net, buffers).items() if not torch.equal(before[k], v)}
+
+
+def test_weights_per_sample():
+    """lambda/(2M) on |z - egz|^2 as released, lambda/(4M) beside eq. 7 (table of the fact sheet, 1.4)."""
+    assert age.AgeConfig(M=128, lam=1000).lam_per_sample == pytest.approx(3.906, abs=1e-3)
+    assert age.AgeConfig(M=128, lam=2000).lam_per_sample == pytest.approx(7.813, abs=1e-3)
+    assert age.AgeConfig(M=64, lam=1000, objective="paper").lam_per_sample == pytest.approx(3.906, abs=1e-3)
+    assert age.AgeConfig(M=3, lam=1000).lam_per_sample == pytest.approx(166.67, abs=1e-2)
+    assert age.AgeConfig(mu=10, objective="paper").mu_per_pixel_mean == 5
+
+
+def test_schedules_of_the_released_commands():
+    cifar = age.AgeConfig(lr=2e-4, drop_lr=40)
+    assert [cifar.lr_at(ep) for ep in (0, 38, 39, 78, 79, 118, 119, 149)] == pytest.approx(
+        [2e-4, 2e-4, 1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 2.5e-5]
+    )
+    celeba = age.AgeConfig(lr=2e-4, drop_lr=5)
+    assert [celeba.lr_at(ep) for ep in range(5)] == pytest.approx([2e-4] * 4 + [1e-4])
+    imagenet = age.AgeConfig(lr=2e-4, drop_lr=3)
+    assert [imagenet.lr_at(ep) for ep in range(6)] == pytest.approx([2e-4, 2e-4, 1e-4, 1e-4, 1e-4, 5e-5])
+    assert age.AgeConfig(drop_lr=0).lr_at(1000) == 2e-4
+
+
+def test_start_epoch_sets_both_optimizers():
+    nets, cfg, _ = setup(drop_lr=2)
+    step = age.make_step(nets, cfg)
+    step.start_epoch(1)
+    assert [o.param_groups[0]["lr"] for o in step.optimizers.values()] == [1e-4, 1e-4]
+
+
+def test_one_iteration_equals_the_losses_written_out():
+    """The same iteration from the formulas alone, with plain Adam and nothing frozen: same weights after it."""
+    nets, cfg, x = setup(lam=300.0, mu=7.0, n_g_steps=2)
+    reference, _, _ = setup(lam=300.0, mu=7.0)
+    g, e = reference["g"], reference["e"]
+    g.load_state_dict(nets["g"].state_dict()), e.load_state_dict(nets["e"].state_dict())
+    step = age.make_step(nets, cfg)
+    torch.manual_seed(11)
+    logs = step(x)
+
+    torch.manual_seed(11)
+    adam = {n: torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n, net in reference.items()}
+    z = sphere.sample(8, 6)
+    ex = e(x)
+    l_x = (g(ex) - x).abs().mean()
+    v = lambda c: (c - c.mean(0)).square().mean(0)  # noqa: E731
+    kl = lambda c: ((v(c) ** 2 + c.mean(0) ** 2) / 2 - v(c).log() - 0.5).mean()  # noqa: E731
+    kl_fake = kl(e(g(z).detach()))
+    adam["e"].zero_grad()
+    (kl(ex) - kl_fake + 7.0 * l_x).backward()
+    adam["e"].step()
+    assert logs["l_x"].item() == pytest.approx(l_x.item(), rel=1e-5)
+    assert logs["kl_fake_e"].item() == pytest.approx(kl_fake.item(), rel=1e-5)
+    for _ in range(2):
+        z = sphere.sample(8, 6)
+        egz = e(g(z))
+        adam["g"].zero_grad()
+        (kl(egz) + 300.0 * (2 - (egz * z).mean())).backward()
+        adam["g"].step()
+    assert logs["l_z"].item() == pytest.approx(1 - (egz * z).sum(1).mean().item(), abs=1e-5)
+    for name in ("g", "e"):
+        for (k, a), b in zip(nets[name].named_parameters(), reference[name].parameters(), strict=True):
+            assert torch.allclose(a, b, atol=2e-6), (name, k)
+
+
+def test_encoder_step_leaves_the_generator_alone_and_learns_through_it():
+    nets, cfg, x = setup(lam=0.0)
+    nets["g"].requires_grad_(False)
+    # gradient of mu L_X alone reaches e through g(e(x)):
+    losses.recon_x_l1(nets["g"](nets["e"](x)), x).backward()
+    assert nets["e"].layers[0].weight.grad.abs().max() > 0
+    # the fake branch is detached: no gradient of KL(egz) reaches g
+    nets["g"].requires_grad_(True)
+    nets["g"].zero_grad(), nets["e"].zero_grad()
+    losses.kl_released(nets["e"](nets["g"](sphere.sample(8, 6)).detach())).backward()
+    assert all(p.grad is None for p in nets["g"].parameters())
+
+
+def test_who_moves_when(monkeypatch):
+    """With no generator learning rate only e moves, and the other way round; both nets' BatchNorm buffers always move."""
+    for still, moving in (("g", "e"), ("e", "g")):
+        nets, cfg, x = setup()
+        step = age.make_step(nets, cfg)
+        step.optimizers[still].param_groups[0]["lr"] = 0.0
+        before = {n: snapshot(net) for n, net in nets.items()}
+        buffers = {n: snapshot(net, buffers=True) for n, net in nets.items()}
+        step(x)
+        assert not moved(before[still], nets[still])
+        assert moved(before[moving], nets[moving]) == set(before[moving])
+        assert moved(buffers["g"], nets["g"], True) and moved(buffers["e"], nets["e"], True)
+
+
+def test_generator_updates_move_kl_fake_and_l_z_down():
+    nets, cfg, x = setup(n_g_steps=40, lr=2e-3)
+    step = age.make_step(nets, cfg)
+    step.optimizers["e"].param_groups[0]["lr"] = 0.0
+    z = sphere.sample(256, 6)
+    before = [nets["e"](nets["g"](z)).detach()]
+    step(x), step(x)
+    after = nets["e"](nets["g"](z)).detach()
+    assert losses.kl_released(after) < losses.kl_released(before[0])
+    assert losses.recon_z_l2(after, z) < losses.recon_z_l2(before[0], z)
+
+
+def test_encoder_updates_move_the_gap_and_l_x_down():
+    nets, cfg, x = setup(lr=2e-3)
+    step = age.make_step(nets, cfg)
+    step.optimizers["g"].param_groups[0]["lr"] = 0.0
+    first = step(x)
+    for _ in range(30):
+        last = step(x)
+    assert last["kl_real"] - last["kl_fake_e"] < first["kl_real"] - first["kl_fake_e"]
+    assert last["l_x"] < first["l_x"]
+
+
+def test_paper_objective_keeps_the_balance():
+    """objective=paper is half of the released objective where both KL gradients agree: L_Z's gradient is exactly half."""
+    z, egz = sphere.sample(32, 64), sphere.sample(32, 64)
+    gradients = {}
+    for objective in age.OBJECTIVES:
+        leaf = egz.clone().requires_grad_()
+        age.recon_z(age.AgeConfig(M=64, objective=objective))(sphere.project(leaf), z).backward()
+        gradients[objective] = leaf.grad
+    assert torch.allclose(gradients["released"], 2 * gradients["paper"], atol=1e-5)
+
+
+def test_margin_stops_the_divergence_gradient():
+    nets, cfg, x = setup(margin=-100.0, mu=0.0)  # KL(ex) - KL(egz) is below 100: clamped, so nothing is left to learn
+    step = age.make_step(nets, cfg)
+    before = snapshot(nets["e"])
+    step.optimizers["g"].param_groups[0]["lr"] = 0.0
+    step(x)
+    assert not moved(before, nets["e"])
+    nets, cfg, x = setup(margin=100.0, mu=0.0)  # far away: no effect
+    step = age.make_step(nets, cfg)
+    before = snapshot(nets["e"])
+    step(x)
+    assert moved(before, nets["e"])
+
+
+def test_generator_average():
+    nets, cfg, x = setup(ema=0.9)
+    step = age.make_step(nets, cfg)
+    old = snapshot(nets["g"])
+    step(x)
+    average = snapshot(step.modules["g_ema"])
+    for k, v in nets["g"].named_parameters():
+        assert torch.allclose(average[k], 0.9 * old[k] + 0.1 * v.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prior": "gaussian"},
+        {"divergence": "nearest"},
+        {"divergence": "nearest", "prior": "gaussian", "objective": "paper"},
+        {"objective": "paper"},
+        {"recon_x_in_g": 5.0},
+    ],
+)
+def test_every_variant_trains(settings):
+    nets, cfg, x = setup(**settings)
+    step = age.make_step(nets, cfg)
+    before = snapshot(nets["g"])
+    logs = step(x)
+    assert set(logs) == {"l_x", "kl_real", "kl_fake_e", "kl_fake", "l_z"}
+    assert all(torch.isfinite(v) for v in logs.values())
+    assert moved(before, nets["g"]) == set(before)
+
+
+def test_bf16_follows_fp32():
+    """Ten iterations both ways from the same start: losses agree to bf16's rounding."""
+    runs = {}
+    for precision in ("fp32", "bf16"):
+        nets, cfg, x = setup(precision=precision)
+        step = age.make_step(nets, cfg)
+        torch.manual_seed(5)
+        runs[precision] = [{k: v.item() for k, v in step(x).items()} for _ in range(10)][-1]
+    for key, value in runs["fp32"].items():
+        assert runs["bf16"][key] == pytest.approx(value, rel=0.05, abs=0.02), key
+
+
+def test_unknown_words_are_refused():
+    for field in ("objective", "divergence", "prior"):
+        with pytest.raises(ValueError, match=f"unknown {field} 'x'"):
+            age.AgeConfig(**{field: "x"})
+    with pytest.raises(TypeError, match="lamda"):
+        age.AgeConfig(lamda=1000)
+    with pytest.raises(ValueError, match="auto, fp32, bf16"):
+        fast.choose_precision("fp8", "cpu")
+    assert dataclasses.is_dataclass(age.AgeConfig)

@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+
+from agelib import losses, sphere
+
+
+def unit(n, M, seed):
+    return sphere.sample(n, M, generator=torch.Generator().manual_seed(seed))
+
+
+def test_two_codes_by_hand():
+    """codes [-1], [3]: m = 1, var = 4 (divided by B), s = 2."""
+    e = torch.tensor([[-1.0], [3.0]])
+    m, var = losses.moments(e)
+    assert m.item() == 1 and var.item() == 4
+    assert losses.kl_eq7(e).item() == pytest.approx(-0.5 + (4 + 1) / 2 - math.log(2))  # 1.306853
+    assert losses.kl_released(e).item() == pytest.approx((16 + 1) / 2 - math.log(4) - 0.5)  # 6.613706
+    assert losses.kl_released_pq(e).item() == pytest.approx((1 + 1) / (2 * 16) + math.log(4) - 0.5)  # 0.948794
+
+
+def test_standard_normal_moments_give_zero():
+    e = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])  # m = 0, var = 1 in both coordinates
+    for kl in (losses.kl_eq7, losses.kl_released, losses.kl_released_pq):
+        assert kl(e).item() == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("M", [3, 10, 64, 128])
+def test_uniform_sphere_values(M):
+    """Closed forms of the fact sheet: K7* = -1/2 + 1/(2M) + log(M)/2, K_rel* = -1/2 + 1/(2 M^2) + log M."""
+    e = unit(100_000, M, 5)
+    assert losses.kl_eq7(e).item() == pytest.approx(-0.5 + 0.5 / M + 0.5 * math.log(M), abs=1e-3)
+    assert losses.kl_released(e).item() == pytest.approx(-0.5 + 0.5 / M**2 + math.log(M), abs=1e-3)
+
+
+@pytest.mark.parametrize("M, eq7, released", [(3, 0.2273, 0.6784), (64, 1.6028, 3.6902), (128, 1.9456, 4.3834)])
+def test_batch_of_64_values(M, eq7, released):
+    batches = [unit(64, M, seed) for seed in range(200)]
+    assert torch.stack([losses.kl_eq7(e) for e in batches]).mean().item() == pytest.approx(eq7, abs=3e-3)
+    assert torch.stack([losses.kl_released(e) for e in batches]).mean().item() == pytest.approx(released, abs=6e-3)
+
+
+@pytest.mark.parametrize("M", [64, 128])
+def test_released_gradient_is_twice_that_of_eq7(M):
+    raw = torch.randn(64, M, generator=torch.Generator().manual_seed(7)) + 0.5
+    gradients = []
+    for kl in (losses.kl_eq7, losses.kl_released):
+        leaf = raw.clone().requires_grad_()
+        kl(sphere.project(leaf)).backward()
+        gradients.append(leaf.grad.flatten())
+    eq7, released = gradients
+    assert torch.cosine_similarity(eq7, released, dim=0) > 0.999
+    assert (released.norm() / eq7.norm()).item() == pytest.approx(2, abs=0.1)
+
+
+def test_coinciding_codes_stay_finite():
+    e = torch.ones(4, 3, requires_grad=True)
+    losses.kl_released(e).backward()
+    assert torch.isfinite(losses.kl_released(e)) and torch.isfinite(e.grad).all()
+    assert losses.kl_released(e).item() > 25  # -log(1e-12) = 27.6
+
+
+@pytest.mark.parametrize("M", [2, 64, 128])
+@pytest.mark.parametrize("B", [3, 64])
+def test_cosine_loss_is_affine_in_the_squared_distance(B, M):
+    egz, z = unit(B, M, 1).double(), unit(B, M, 2).double()
+    expected = 2 - 1 / M + losses.recon_z_l2(egz, z).item() / (2 * M)
+    assert losses.recon_z_cos(egz, z).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [losses.recon_z_cos, losses.recon_z_l2])
+@pytest.mark.parametrize("B", [4, 6])
+def test_code_losses_refuse_maps(loss, B):
+    z = torch.randn(B, 4)
+    with pytest.raises(ValueError, match="shapes differ"):
+        loss(z, z.view(B, 4, 1, 1))
+    with pytest.raises(ValueError, match=r"\(B, M\)"):
+        loss(z.view(B, 4, 1, 1), z.view(B, 4, 1, 1))
+
+
+def test_reconstruction_reductions_by_hand():
+    z, egz = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    assert losses.recon_z_l2(egz, z).item() == pytest.approx(1.0)  # (2 + 0)/2
+    assert losses.recon_z_cos(egz, z).item() == pytest.approx(2 - 0.5 / 2)  # mean cos 1/2
+    x, gex = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    gex[0] = 1.0
+    gex[1, 0, 0, 0] = -2.0
+    assert losses.recon_x_l1(gex, x).item() == pytest.approx((4 + 2) / 8)
+    assert losses.recon_x_l2(gex, x).item() == pytest.approx((4 + 4) / 8)
+    with pytest.raises(ValueError, match="shapes differ"):
+        losses.recon_x_l1(gex, x[:1])
+
+
+def test_kozachenko_leonenko_two_points_by_hand():
+    """Two points at distance 2 on a line: H = log 2 + log V_1 + log 1 + gamma, V_1 = 2."""
+    e = torch.tensor([[0.0], [2.0]])
+    assert losses.entropy_kozachenko_leonenko(e).item() == pytest.approx(2 * math.log(2) + 0.5772157, abs=1e-5)
+    cross = 0.5 * math.log(2 * math.pi) + 0.5 * 2.0
+    assert losses.kl_nearest(e).item() == pytest.approx(cross - 2 * math.log(2) - 0.5772157, abs=1e-5)
+
+
+def test_kozachenko_leonenko_on_a_normal_sample():
+    e = torch.randn(8000, 2, generator=torch.Generator().manual_seed(3))
+    assert losses.entropy_kozachenko_leonenko(e).item() == pytest.approx(1 + math.log(2 * math.pi), abs=0.05)
+    assert losses.kl_nearest(e).item() == pytest.approx(0.0, abs=0.03)
+
+
+@pytest.mark.parametrize("M, ball", [(10, 0.9362), (64, -44.927), (128, -131.906)])
+def test_log_volume_of_the_ball(M, ball):
+    assert losses._log_ball(M) == pytest.approx(ball, abs=1e-3)
+
+
+@pytest.mark.parametrize("M, ambient, sphere_form", [(10, 6.44, -0.5), (64, 88.4, -12.7), (128, 215.9, -30.6)])
+def test_nearest_neighbour_kl_on_the_sphere_at_batch_64(M, ambient, sphere_form):
+    """Total nats, averaged over batches: the bias at B = 64 is large and known."""
+    batches = [unit(64, M, seed) for seed in range(60)]
+    total = [torch.stack([M * losses.kl_nearest(e, prior) for e in batches]).mean().item() for prior in sphere.PRIORS]
+    assert total[0] == pytest.approx(sphere_form, abs=0.35)
+    assert total[1] == pytest.approx(ambient, abs=0.5)
+
+
+def test_four_atoms_fool_eq7_and_not_the_nearest_neighbours():
+    angles = torch.rand(4000, generator=torch.Generator().manual_seed(1)) * 2 * math.pi
+    circle = torch.stack([angles.cos(), angles.sin()], 1)
+    atoms = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]).repeat(1000, 1)
+    expected = -0.5 + 0.25 + 0.5 * math.log(2)  # 0.09657
+    assert losses.kl_eq7(circle).item() == pytest.approx(expected, abs=2e-3)
+    assert losses.kl_eq7(atoms).item() == pytest.approx(expected, abs=1e-6)
+    assert losses.kl_nearest(atoms, "sphere") > losses.kl_nearest(circle, "sphere") + 2
+
+
+def test_one_code_or_a_wrong_prior_is_refused():
+    with pytest.raises(ValueError, match="B >= 2"):
+        losses.kl_eq7(torch.ones(1, 3))
+    with pytest.raises(ValueError, match="sphere, gaussian"):
+        losses.kl_nearest(torch.ones(2, 3), "cube")
