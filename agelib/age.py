@@ -92,8 +92,9 @@ def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
     """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
 
     nets: {"g", "e"} from `networks.build`. The step logs l_x (mean |gex - x|), l_z (1 - mean cos on the sphere, mean
-    squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update) and kl_fake_e (of the
-    encoder's own fake batch), each before the update that it is part of.
+    squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over coordinates
+    of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere); each before the
+    update that it is part of.
     """
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device
@@ -116,7 +117,7 @@ def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
         opt_e.zero_grad()
         (gap + cfg.mu_per_pixel_mean * l_x).backward()
         opt_e.step()
-        return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "kl_fake_e": kl_fake.detach()}
+        return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "var_real": losses.moments(ex.detach())[1].mean()}
 
     def generator_step(x: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(True), e.requires_grad_(False)
@@ -132,7 +133,7 @@ def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
         loss.backward()
         opt_g.step()
         l_z = 0.5 * losses.recon_z_l2(egz, z) if cfg.prior == "sphere" else losses.recon_z_l2(egz, z)
-        return {"kl_fake": kl_fake.detach(), "l_z": l_z.detach()}
+        return {"kl_fake": kl_fake.detach(), "l_z": l_z.detach(), "var_fake": losses.moments(egz.detach())[1].mean()}
 
     def update(x: Tensor) -> dict[str, Tensor]:
         logs = encoder_step(x)

@@ -1,0 +1,42 @@
+"""data/README.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agelib import data
+from agelib.data import files, names
+
+README = Path(__file__).parents[2] / "data" / "README.md"
+
+
+def test_files_and_checksums_are_those_of_the_code():
+    named = dict(re.findall(r"`([\w.-]+)` ([0-9a-f]{32})", README.read_text("utf-8")))
+    assert named == {file: known.md5 for file, known in files.OFFICIAL.items() if known.md5}
+
+
+@pytest.mark.parametrize("name", list(names.REAL))
+def test_counts_and_folders_are_those_of_the_code(name):
+    row = next(line for line in README.read_text("utf-8").splitlines() if line.startswith(f"| `{name}` |"))
+    for count in names.REAL[name].official.values():
+        assert f"{count:,}" in row
+    assert f"{names.REAL[name].size}x{names.REAL[name].size}" in row
+    for folder in files.FOLDERS[name]:
+        assert folder == "." or f"`{folder}/`" in row or folder in ("CIFAR10", "SVHN", "CelebA")
+
+
+def test_the_pack_it_shows_how_to_write_is_read(make, root):
+    code = re.search(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)[1]
+    scope: dict = {}
+    exec(code, scope)
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    (root / "packs").mkdir()
+    scope["write_part"](root / "packs" / "svhn-part1.npz", x, [3, 0, 0], [0, 8, 9])
+    found = data.load("svhn", download=False)
+    np.testing.assert_array_equal(found.images, x[1:].transpose(0, 3, 1, 2))
+    assert found.labels.tolist() == [8, 9]
+    assert data.load("svhn", "extra", download=False).source == "pack, 1 of 531,131 official extra images"
