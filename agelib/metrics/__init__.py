@@ -1,0 +1,1 @@
+"""Metrics: numbers from arrays or callables. No module here knows a network, a method or a data set by name."""

@@ -1,0 +1,153 @@
+"""A small convolutional classifier, and what it says about samples and reconstructions of labelled images.
+
+Do reconstructions keep the class (`agreement`)? Are samples recognisable (`confident_fraction`) and of all classes
+(`class_spread`)? The classifier is a yardstick trained in seconds on the data at hand, not a published network: its
+numbers compare runs on one data set with one seed, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Classifier(nn.Module):
+    """Three 3x3 convolutions (width, 2 width, 4 width; BatchNorm, ReLU), halving between, global mean, linear layer.
+
+    forward: float (B, C, H, W) in [-1, 1], H and W >= 8, to logits (B, n_classes). Images above 32 px are first
+    averaged down by the largest whole factor that leaves at least 28.
+    """
+
+    def __init__(self, channels: int, n_classes: int, width: int = 32):
+        super().__init__()
+        widths = (channels, width, 2 * width, 4 * width)
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
+        self.head = nn.Linear(widths[-1], n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = min(x.shape[2:]) // 28
+        if min(x.shape[2:]) > 32 and factor > 1:
+            x = F.avg_pool2d(x, factor)
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = F.relu(norm(conv(x)))
+            if i < 2:
+                x = F.max_pool2d(x, 2)
+        return self.head(x.mean((2, 3)))
+
+
+def train(
+    images: Any,
+    labels: Any,
+    n_classes: int,
+    *,
+    n_steps: int = 600,
+    batch_size: int = 64,
+    width: int = 32,
+    lr: float = 3e-3,
+    shift: int = 2,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """A trained `Classifier` in eval mode, on `device`.
+
+    images: uint8 (N, C, H, W), H and W >= 8; labels: (N,) whole numbers in 0..n_classes-1.
+    Adam with a one-cycle learning rate of peak `lr`, cross-entropy, each batch moved by up to `shift` pixels in each
+    direction (edge pixels repeated). The cost is n_steps * batch_size images whatever N is. A function of its arguments
+    alone (bit for bit on one CPU and thread count); the global random state is as before afterwards.
+    Raises ValueError for other shapes and dtypes, fewer than 2 images, or labels out of range.
+    """
+    x, y = np.asarray(images), np.asarray(labels)
+    if x.ndim != 4 or x.dtype != np.uint8 or y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"need uint8 (N, C, H, W) and whole (N,), got {x.dtype} {x.shape} and {y.dtype} {y.shape}")
+    if len(x) < 2 or y.min() < 0 or y.max() >= n_classes:
+        raise ValueError(f"need >= 2 images with labels in 0..{n_classes - 1}, got {len(x)} images")
+    device = torch.device(device)
+    batch_size = min(batch_size, len(x))
+    order = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU: its generator alone is seeded, and put back
+        torch.default_generator.manual_seed(seed)
+        net = Classifier(x.shape[1], n_classes, width)
+    net.to(device).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=n_steps)
+    permutation, at = torch.randperm(len(x), generator=order), 0
+    for _ in range(n_steps):
+        if at + batch_size > len(x):
+            permutation, at = torch.randperm(len(x), generator=order), 0
+        ids = permutation[at : at + batch_size].numpy()
+        at += batch_size
+        batch = _shifted(_float(x[ids], device), shift, order)
+        loss = F.cross_entropy(net(batch), torch.from_numpy(y[ids].astype(np.int64)).to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def probs(module: nn.Module, images: Any, *, batch_size: int = 256) -> np.ndarray:
+    """Class probabilities (N, K) float32, rows summing to 1, of images (N, C, H, W), uint8 or float in [-1, 1].
+
+    module: logits from float images in [-1, 1], as `train` returns it; used in eval mode and left in its former mode.
+    """
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    try:
+        parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+        return np.concatenate([module(_float(part, device)).float().softmax(1).cpu().numpy() for part in parts])
+    finally:
+        module.train(was_training)
+
+
+def agreement(labels_a: Any, labels_b: Any) -> float:
+    """Share of positions where two sequences of labels (N,) are equal, in 0..1."""
+    a, b = np.asarray(labels_a), np.asarray(labels_b)
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise ValueError(f"need two sequences (N,) of equal length >= 1, got {a.shape} and {b.shape}")
+    return float((a == b).mean())
+
+
+def confident_fraction(probabilities: Any, threshold: float = 0.9) -> float:
+    """Share of rows of (N, K) probabilities whose largest entry is above `threshold`, in 0..1."""
+    return float((_checked(probabilities).max(1) > threshold).mean())
+
+
+def class_spread(probabilities: Any) -> tuple[float, float]:
+    """(entropy in nats of the histogram of most probable classes, share of the rarest class) of (N, K) probabilities.
+
+    The entropy is log K, and the share 1/K, when all K classes come up equally often; both are 0 for a single class.
+    """
+    p = _checked(probabilities)
+    shares = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
+    present = shares[shares > 0]
+    return float(-(present * np.log(present)).sum()) + 0.0, float(shares.min())
+
+
+def _checked(probabilities: Any) -> np.ndarray:
+    p = np.asarray(probabilities)
+    if p.ndim != 2 or 0 in p.shape:
+        raise ValueError(f"need probabilities (N, K), nothing empty; got {p.shape}")
+    return p
+
+
+def _float(images: Any, device: torch.device) -> Tensor:
+    x = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    x = x.detach().to(device)
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x.float()
+
+
+def _shifted(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    """The batch moved by one random offset of at most `shift` pixels each way, edges repeated."""
+    if not shift:
+        return x
+    dy, dx = torch.randint(0, 2 * shift + 1, (2,), generator=generator).tolist()
+    padded = F.pad(x, (shift,) * 4, mode="replicate")
+    return padded[:, :, dy : dy + x.shape[2], dx : dx + x.shape[3]]

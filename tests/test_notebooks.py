@@ -1,0 +1,87 @@
+"""The form of every notebook: stripped, small, one parameters cell that agrees with its model and with the profiles."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from agelib import params, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def parameters(path: Path) -> dict[str, object]:
+    """name -> default of the parameters cell; fails unless it is one cell of `name = literal` lines, each with a comment."""
+    cells = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(cells) == 1, f"{len(cells)} cells have the tag `parameters`"
+    assert code_cells(path)[0].source == cells[0].source, "it must be the first code cell"
+    found = {}
+    for node in ast.parse(cells[0].source).body:
+        assert isinstance(node, ast.Assign | ast.AnnAssign), f"line {node.lineno} is no assignment"
+        (target,) = node.targets if isinstance(node, ast.Assign) else (node.target,)
+        assert isinstance(target, ast.Name), f"line {node.lineno} assigns to something else than a name"
+        assert target.id not in found, f"{target.id} is there twice"
+        found[target.id] = ast.literal_eval(node.value)
+    return found
+
+
+def test_there_are_notebooks():
+    assert {"01_unconditional", "99_summary"} <= {path.stem for path in PATHS}
+
+
+@each_notebook
+def test_stored_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in code_cells(path):
+        assert cell.outputs == [] and cell.execution_count is None, "strip it: nbstripout notebooks/*.ipynb"
+    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@each_notebook
+def test_small_and_titled(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith(f"# {path.stem[:2]} ")
+    cells = code_cells(path)
+    assert len(cells) <= 15
+    for number, cell in enumerate(cells):
+        parameter_cell = "parameters" in cell.metadata.get("tags", [])
+        lines = cell.source.splitlines()
+        assert parameter_cell or len(lines) <= 15, f"code cell {number} has {len(lines)} lines"
+        assert not any(line.lstrip().startswith(("%", "!")) for line in lines), f"code cell {number} uses a magic"
+
+
+@each_notebook
+def test_parameters_cell_and_model_agree(path):
+    defaults = parameters(path)
+    model = params.MODELS[path.stem]
+    assert set(defaults) == set(model.model_fields)
+    assert model(**defaults).model_dump() == defaults
+    assert plan.declared(path) == set(defaults), "papermill reads other parameters than Python does"
+    assert {"out_dir", "profile", "run_name"} <= set(defaults)
+
+
+def test_every_model_has_its_notebook():
+    assert set(params.MODELS) == {path.stem for path in PATHS}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_hold_values_that_the_models_accept(path, tmp_path):
+    profile = plan.read(path)
+    for name in [*profile.runs, plan.SUMMARY]:
+        stem = profile.runs[name].notebook if name in profile.runs else plan.SUMMARY_NOTEBOOK
+        notebook = ROOT / "notebooks" / f"{stem}.ipynb"
+        given = plan.parameters(profile, name, "results", notebook)
+        assert yaml.safe_load(yaml.safe_dump(given)) == given, "a value changes on its way through the parameter file"
+        unknown = set(given) - set(params.MODELS[stem].model_fields)
+        assert not unknown, f"run {name}: {unknown}"
+        params.MODELS[stem](**parameters(notebook) | given)
