@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor, nn
 
 from agelib import fast, losses, sphere

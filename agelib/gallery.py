@@ -44,6 +44,7 @@ p { margin: .3rem 0; max-width: 60rem; }
 .run h3 { display: inline; font-size: 1.08rem; margin: 0; }
 .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: .2rem .8rem; }
 .head .links { margin-left: auto; }
+.nav a { margin-right: 1.2rem; white-space: nowrap; }
 .links a { margin-left: .8rem; white-space: nowrap; }
 .status { font-size: .82rem; border: 1px solid currentColor; border-radius: 99px; padding: 0 .6rem; color: var(--ok); }
 .status.bad { color: var(--bad); }
@@ -67,9 +68,11 @@ table.numbers td:nth-child(6), table.numbers td:nth-child(7), table.numbers td:n
 <h1>AGE reproduction: profile <em>{{ profile }}</em></h1>
 <p class="soft">Experiments of &ldquo;It Takes (Only) Two: Adversarial Generator-Encoder Networks&rdquo; (AAAI 2018).
 {{ count }}. Written {{ written }}{% if machine %} on {{ machine }}{% endif %}.</p>
-{% if summary %}<p><a href="{{ summary }}">Summary notebook</a></p>{% endif %}
+<p class="nav"><a href="#runs">Runs</a>
+{% for heading, note, table in tables %}<a href="#table-{{ loop.index }}">{{ heading }}</a>
+{% endfor %}{% if summary %}<a href="{{ summary }}">Summary notebook</a>{% endif %}</p>
 
-<h2>Runs</h2>
+<h2 id="runs">Runs</h2>
 {% for run in runs %}
 <section class="run{% if run.bad %} bad{% endif %}" id="{{ run.name }}">
   <div class="head"><h3>{{ run.name }}</h3>
@@ -89,7 +92,7 @@ table.numbers td:nth-child(6), table.numbers td:nth-child(7), table.numbers td:n
 {% endfor %}
 
 {% for heading, note, table in tables %}
-<h2>{{ heading }}</h2>
+<h2 id="table-{{ loop.index }}">{{ heading }}</h2>
 {% if note %}<p class="soft">{{ note }}</p>{% endif %}
 <div class="scroll">{{ table|safe }}</div>
 {% endfor %}

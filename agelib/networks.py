@@ -53,16 +53,19 @@ class Encoder(nn.Module):
     """e: images (B, channels, size, size) in [-1, 1] -> codes (B, M), float32; unit rows for the sphere prior.
 
     Strided convolutions, BatchNorm (not on the first) and LeakyReLU(0.2), then a linear convolution; at 32 px its 2x2
-    outputs are averaged. prior="gaussian" leaves the codes unnormalised.
+    outputs are averaged. prior="gaussian" leaves the codes unnormalised. `in_bias` gives the first convolution a bias (the
+    released one has none): without it the encoder is blind to brightness and contrast in training, since scaling x scales
+    every layer before the first BatchNorm, and the batch statistics undo it.
     """
 
     def __init__(
-        self, size: int, M: int, channels: int = 3, width: int = 64, prior: str = "sphere", spectral_norm: bool = False
-    ):
+        self, size: int, M: int, channels: int = 3, width: int = 64, prior: str = "sphere", in_bias: bool = False,
+        spectral_norm: bool = False,
+    ):  # fmt: skip
         super().__init__()
         _check(size, M, channels, width)
         widths = [width * 2**i for i in range(3 if size == 32 else 4)]
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=in_bias), nn.LeakyReLU(0.2, inplace=True)]
         for c_in, c_out in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)]
         if size == 32:
@@ -114,14 +117,18 @@ def build(
     channels: int = 3,
     width: int = 64,
     prior: str = "sphere",
+    in_bias: bool = False,
     out_bias: bool = False,
     spectral_norm: bool = False,
     device: torch.device | str = "cpu",
 ) -> dict[str, nn.Module]:
-    """The pair {"g": Generator, "e": Encoder} on `device`, channels_last, initialised from torch's global RNG."""
+    """The pair {"g": Generator, "e": Encoder} on `device`, channels_last, initialised from torch's global RNG.
+
+    in_bias, out_bias and spectral_norm are not in the released networks; see Encoder and Generator.
+    """
     g = Generator(size, M, channels, width, out_bias)
     initialise(g)
-    e = Encoder(size, M, channels, width, prior, spectral_norm)
+    e = Encoder(size, M, channels, width, prior, in_bias, spectral_norm)
     return {name: net.to(device, memory_format=torch.channels_last) for name, net in (("g", g), ("e", e))}
 
 

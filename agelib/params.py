@@ -47,6 +47,7 @@ class Unconditional(_Notebook):
     recon_x_in_g: float = Field(ge=0)
     margin: float | None
     spectral_norm: bool
+    in_bias: bool
     ema: float = Field(ge=0, lt=1)
     mean_bias: bool
     batch_size: int = Field(ge=2)

@@ -113,7 +113,7 @@ def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
             name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset)
             reason = metrics.get("reason") or metrics.get("error") or metrics.get("note") or ""
             rows.append({
-                **shared, "experiment": Path(shared["notebook"]).stem, "model": "", "dataset": name,
+                **shared, "experiment": _experiment(Path(shared["notebook"]).stem), "model": "", "dataset": name,
                 "metric": f"run {shared['status']}", "value": None, "std": None, "n": None, "protocol": "",
                 "seed": config.get("seed"), "comparable": False, "note": str(reason),
             })  # fmt: skip
@@ -165,7 +165,7 @@ def published(paper: pd.DataFrame) -> pd.DataFrame:
         "model": paper["model"],
         "data set": paper["dataset"],
         "metric": paper["metric"].str.replace("_", " "),
-        "paper": [_value(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)],
+        "paper": [_printed(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)],
         "protocol": paper["protocol"],
         "source": paper["source"],
     })  # fmt: skip
@@ -179,7 +179,7 @@ def pretty(table: pd.DataFrame) -> pd.DataFrame:
         "data set": table["dataset"],
         "metric": table["metric"].str.replace("_", " "),
         "protocol (n)": [_joined(p, _count(n)) for p, n in zip(table["protocol"], table["n"], strict=True)],
-        "paper": [_value(v, s) for v, s in zip(table["paper"], table["paper_std"], strict=True)],
+        "paper": [_printed(v, s) for v, s in zip(table["paper"], table["paper_std"], strict=True)],
         "ours": [_ours(line) for line in table.to_dict("records")],
         "gap": [_gap(g) for g in table["gap"]],
         "comparable": ["–" if pd.isna(c) else "yes" if c else "no" for c in table["comparable"]],
@@ -195,12 +195,15 @@ def to_html(table: pd.DataFrame) -> Html:
     miss: comparable, and |gap| larger than the two spreads together. other: not comparable. lost: a run that did not
         end well.
     """
-    text = pretty(table) if "ours" in table and "paper_std" in table else table.astype(str)
-    kinds = [_kind(line) for line in table.to_dict("records")] if text is not table else []
-    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in text.columns)
+    compared = _is_comparison(table)
+    text = pretty(table) if compared else table.astype(str)
+    kinds = [_kind(line) for line in table.to_dict("records")] if compared else []
+    # Inline, because notebooks align table cells to the right.
+    left = 'style="text-align: left"'
+    head = "".join(f"<th {left}>{html.escape(str(c))}</th>" for c in text.columns)
     body = []
     for i, line in enumerate(text.itertuples(index=False)):
-        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in line)
+        cells = "".join(f"<td {left}>{html.escape(str(cell))}</td>" for cell in line)
         css = f' class="{kinds[i]}"' if kinds and kinds[i] else ""
         body.append(f"<tr{css}>{cells}</tr>")
     return Html(f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
@@ -208,7 +211,7 @@ def to_html(table: pd.DataFrame) -> Html:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """A `compare` table (or any table of text) as a Markdown table, one line a row."""
-    text = pretty(table) if "ours" in table and "paper_std" in table else table.astype(str)
+    text = pretty(table) if _is_comparison(table) else table.astype(str)
     lines = [list(map(str, text.columns)), ["---"] * len(text.columns)]
     lines += [[str(c).replace("|", "\\|").replace("\n", " ") for c in line] for line in text.itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
@@ -265,8 +268,12 @@ def _line(group: list[dict], paper: pd.DataFrame, lost: Mapping[tuple, int]) -> 
 def _keys(row: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """The keys under which a row's published number may stand: its own data set, then those it stands in for."""
     sets = (row["dataset"], *STAND_INS.get(row["dataset"], ()))
-    experiment = re.sub(r"^\d+_", "", row["experiment"])
-    return [(experiment, row["model"], name, row["metric"]) for name in sets]
+    return [(_experiment(row["experiment"]), row["model"], name, row["metric"]) for name in sets]
+
+
+def _experiment(name: str) -> str:
+    """A name without a notebook's leading number."""
+    return re.sub(r"^\d+_", "", name)
 
 
 def _published(row: Mapping[str, Any], paper: pd.DataFrame) -> tuple[dict | None, bool]:
@@ -296,6 +303,10 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def _is_comparison(table: pd.DataFrame) -> bool:
+    return list(table.columns) == [*COLUMNS, *EXTRA_COLUMNS]
+
+
 def _kind(line: Mapping[str, Any]) -> str:
     if line["status"] != "ok":
         return "lost"
@@ -323,6 +334,11 @@ def _value(value: float, std: float) -> str:
     if not (math.isfinite(value) and math.isfinite(std)):
         return _number(value)
     return f"{_number(value)} ± " + (f"{std:.0f}" if std >= 100 else f"{std:.2g}")
+
+
+def _printed(value: float, std: float) -> str:
+    """A published value with all its digits."""
+    return " ± ".join(f"{v:.10g}" for v in (value, std) if math.isfinite(v)) or "–"
 
 
 def _ours(line: Mapping[str, Any]) -> str:

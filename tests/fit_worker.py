@@ -16,8 +16,9 @@ def main(out_dir: str, precision: str = "fp32", n_steps: int = 60) -> None:
     step = age.make_step(nets, age.AgeConfig(M=4, precision=precision, ema=0.9, drop_lr=3))
     images = np.random.default_rng(0).integers(0, 256, (70, 1, 32, 32), dtype=np.uint8)
     fit.fit(
-        step, images, run=run, n_epochs=100, max_steps=int(n_steps), batch_size=8, seed=3, flip=True, log_every=7, checkpoint_every_s=0.0
-    )
+        step, images, run=run, n_epochs=100, max_steps=int(n_steps), batch_size=8, seed=3, flip=True, log_every=7,
+        checkpoint_every_s=0.0,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -213,3 +213,4 @@ def test_unknown_words_are_refused():
     with pytest.raises(ValueError, match="auto, fp32, bf16"):
         fast.choose_precision("fp8", "cpu")
     assert dataclasses.is_dataclass(age.AgeConfig)
+

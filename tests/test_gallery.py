@@ -30,7 +30,7 @@ COLLECTED = [
 
 def test_every_link_is_relative_and_leads_to_a_file(results):
     text = gallery.write(results, iter(COLLECTED), profile="quick").read_text()
-    links = re.findall(r'(?:href|src)="([^"]*)"', text)
+    links = re.findall(r'(?:href|src)="([^"#]*)"', text)
     assert len(links) == 1 + 2 + 2 * 4 + 1  # summary; html and ipynb; four figures as link and image; ipynb
     for link in links:
         assert not re.match(r"[a-z]+:|/", link)

@@ -55,7 +55,7 @@ def module(path: Path) -> str:
 
 
 def imports(source: str, name: str) -> set[str]:
-    """Absolute dotted names that the source of module `name` imports, wherever in the file; of agelib, down to the module."""
+    """Absolute dotted names that the source of module `name` imports, anywhere in it; of agelib, down to the module."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -74,7 +74,8 @@ def own(source: str, name: str) -> set[str]:
 
 
 def test_the_reading_of_imports():
-    source = "import agelib.sphere as s\nfrom agelib import fast, step\nfrom agelib.data.cifar import x\ndef f():\n import yaml\n"
+    source = "import agelib.sphere as s\nfrom agelib import fast, step\nfrom agelib.data.cifar import x\n"
+    source += "def f():\n    import yaml\n"
     assert own(source, "m") == {"sphere", "fast", "step", "data"}
     assert imports(source, "m") == {"agelib.sphere", "agelib.fast", "agelib.step", "agelib.data.cifar", "yaml"}
     assert own("import agelib", "m") == {"agelib"}

@@ -7,7 +7,12 @@ from agelib import fast, networks
 
 @pytest.mark.parametrize(
     "size, M, g, e",
-    [(32, 64, 3_410_307, 921_408), (32, 128, 3_934_595, 1_183_616), (64, 64, 3_281_792, 3_281_728), (64, 128, 3_806_080, 3_806_080)],
+    [
+        (32, 64, 3_410_307, 921_408),
+        (32, 128, 3_934_595, 1_183_616),
+        (64, 64, 3_281_792, 3_281_728),
+        (64, 128, 3_806_080, 3_806_080),
+    ],
 )
 def test_parameter_counts_are_the_released_ones(size, M, g, e):
     nets = networks.build(size, M)
@@ -83,3 +88,17 @@ def test_wrong_sizes_are_refused_with_what_there_is():
         nets["g"](torch.randn(2, 4, 1, 1))
     with pytest.raises(ValueError, match="32, 32"):
         nets["e"](torch.randn(2, 3, 64, 64))
+
+
+def test_a_first_bias_lets_the_encoder_see_contrast():
+    """Training mode, images and the same at half contrast: without the bias their codes are equal, with it they differ."""
+    x = torch.rand(16, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    distance = {}
+    for in_bias in (False, True):
+        torch.manual_seed(0)
+        e = networks.build(32, 6, channels=1, width=8, in_bias=in_bias)["e"]
+        convolutions = 8 * 16 + 16 * 8 * 16 + 32 * 16 * 16 + 6 * 32 * 16
+        assert networks.n_parameters(e) == convolutions + 2 * (16 + 32) + 6 + 8 * in_bias
+        with torch.no_grad():
+            distance[in_bias] = (e(x) - e(x / 2)).norm(dim=1).mean().item()
+    assert 10 * distance[False] < distance[True]  # BatchNorm's eps alone leaves 0.02

@@ -19,7 +19,7 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def parameters(path: Path) -> dict[str, object]:
-    """name -> default of the parameters cell; fails unless it is one cell of `name = literal` lines, each with a comment."""
+    """name -> default of the parameters cell; fails unless there is one, first, of `name = literal` lines."""
     cells = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(cells) == 1, f"{len(cells)} cells have the tag `parameters`"
     assert code_cells(path)[0].source == cells[0].source, "it must be the first code cell"
@@ -75,7 +75,7 @@ def test_every_model_has_its_notebook():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
-def test_profiles_hold_values_that_the_models_accept(path, tmp_path):
+def test_profiles_hold_values_that_the_models_accept(path):
     profile = plan.read(path)
     for name in [*profile.runs, plan.SUMMARY]:
         stem = profile.runs[name].notebook if name in profile.runs else plan.SUMMARY_NOTEBOOK

@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock and environment.yml say the same; the set-up script makes and reuses environments."""
+"""pyproject.toml, requirements.lock and environment.yml agree; the set-up script makes and reuses environments."""
 
 import os
 import re
@@ -95,8 +95,8 @@ def test_check_env_passes_here_and_names_what_is_wrong(tmp_path):
     assert own == "  lacks no-such-project-of-ours"
 
 
-# A stand-in for Python on PATH: answers the version question, "makes" environments that are this script again, writes down
-# what pip is asked for, and passes the check of what is installed once the project itself is.
+# A stand-in for Python on PATH: answers the version question, "makes" environments that are this script again, writes
+# down what pip is asked for, and passes the check of what is installed once the project itself is.
 FAKE_PYTHON = r"""#!/bin/bash
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case "$*" in
@@ -128,7 +128,8 @@ def clone(tmp_path):
     (tools / "python3").chmod(0o755)
 
     def setup(**env: str) -> subprocess.CompletedProcess:
-        script = f'set -euo pipefail; source "{root}/tools/setup.sh"; setup_python "{root}"; echo "$PYTHON"; echo "$PYTHONPATH"'
+        script = f'set -euo pipefail; source "{root}/tools/setup.sh"; setup_python "{root}"; '
+        script += 'echo "$PYTHON"; echo "$PYTHONPATH"'
         env = {"PATH": str(tools), "FAKE_LOG": str(tmp_path / "log")} | env
         return subprocess.run([shutil.which("bash"), "-c", script], env=env, capture_output=True, text=True)
 

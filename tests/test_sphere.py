@@ -61,7 +61,8 @@ def test_unknown_prior_names_the_valid_ones():
 
 
 @pytest.mark.parametrize(
-    "M, eq7, released", [(3, 0.215973, 0.654168), (10, 0.701293, 1.807585), (64, 1.587254, 3.659005), (128, 1.929921, 4.352061)]
+    "M, eq7, released",
+    [(3, 0.215973, 0.654168), (10, 0.701293, 1.807585), (64, 1.587254, 3.659005), (128, 1.929921, 4.352061)],
 )
 def test_minima_of_the_divergences(M, eq7, released):
     assert sphere.kl_eq7_minimum(M) == pytest.approx(eq7, abs=1e-6)

@@ -137,6 +137,7 @@ def test_a_lost_seed_is_named_and_counted(paper):
     table = tables.compare(tables.rows_of([seed(0, 5.0, "a"), seed(1, 6.0, "b"), lost]), paper)
     mean, row_of_lost = table.to_dict("records")
     assert mean["seeds"] == 2 and mean["note"] == "1 more seed lost"
+    assert row_of_lost["experiment"] == "inception_score"
     assert row_of_lost["metric"] == "run diverged" and row_of_lost["runs"] == "c" and row_of_lost["seeds"] == 0
     assert row_of_lost["note"] == "l_x is not finite at step 70" and math.isnan(row_of_lost["ours"])
 
@@ -179,7 +180,7 @@ def test_collect_reads_every_run_and_names_the_broken_ones(tmp_path):
 def test_cells_say_value_spread_seeds_and_gap(paper):
     table = tables.compare([row(5, seed=0), row(6, seed=1), row(0.12345, metric="l1", std=0.02)], paper)
     first, second = tables.pretty(table).to_dict("records")
-    assert first["paper"] == "5.900 ± 0.04" and first["ours"] == "5.500 ± 0.71 (2 seeds)"
+    assert first["paper"] == "5.9 ± 0.04" and first["ours"] == "5.500 ± 0.71 (2 seeds)"
     assert first["gap"] == "−0.4000" and first["comparable"] == "yes" and first["protocol (n)"] == "50k (n = 50,000)"
     assert second["paper"] == "–" and second["comparable"] == "–" and second["ours"] == "0.1235 ± 0.02"
 
@@ -191,7 +192,8 @@ def test_four_significant_digits(value, text):
     assert tables._number(value) == text
 
 
-def test_large_spreads_are_written_out():
+def test_published_digits_and_large_spreads_are_written_out():
+    assert tables._printed(1272.586, 6.759) == "1272.586 ± 6.759" and tables._printed(721.0, math.nan) == "721"
     assert tables._value(1234.0, 120.4) == "1234 ± 120" and tables._value(746.0, 7.41) == "746.0 ± 7.4"
 
 
@@ -214,5 +216,5 @@ def test_markdown_has_one_line_a_row(paper):
 
 
 def test_other_tables_are_rendered_as_they_are(paper):
-    assert "<td>5.900 ± 0.04</td>" in tables.to_html(tables.published(paper))
+    assert ">5.9 ± 0.04</td>" in tables.to_html(tables.published(paper))
     assert tables.to_markdown(pd.DataFrame({"a": [1]})) == "| a |\n| --- |\n| 1 |\n"

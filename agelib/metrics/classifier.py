@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 
 class Classifier(nn.Module):
-    """Three 3x3 convolutions (width, 2 width, 4 width; BatchNorm, ReLU), halving between, global mean, linear layer.
+    """Three 3x3 convolutions (width, 2 width, 4 width; BatchNorm, ReLU), halving between, mean over
+    each quarter of the map, linear layer.
 
     forward: float (B, C, H, W) in [-1, 1], H and W >= 8, to logits (B, n_classes). Images above 32 px are first
     averaged down by the largest whole factor that leaves at least 28.
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
-        self.head = nn.Linear(widths[-1], n_classes)
+        self.head = nn.Linear(4 * widths[-1], n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         factor = min(x.shape[2:]) // 28
@@ -38,7 +39,7 @@ class Classifier(nn.Module):
             x = F.relu(norm(conv(x)))
             if i < 2:
                 x = F.max_pool2d(x, 2)
-        return self.head(x.mean((2, 3)))
+        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
 
 
 def train(

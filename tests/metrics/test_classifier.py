@@ -18,7 +18,7 @@ def digits():
 
 
 def quick(images, labels, **changes):
-    return classifier.train(images, labels, 10, **{"n_steps": 150, "width": 8, "shift": 1} | changes)
+    return classifier.train(images, labels, 10, **{"n_steps": 200, "width": 16, "shift": 1} | changes)
 
 
 def test_it_reads_digits_it_has_not_seen(digits):
@@ -43,6 +43,15 @@ def test_it_is_a_function_of_its_seed_and_leaves_the_global_random_state(digits)
     pairs = list(zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_shifts_repeat_the_edge_and_cover_all_offsets():
+    x = torch.arange(9.0).reshape(1, 1, 3, 3)
+    generator = torch.Generator().manual_seed(0)
+    seen = {tuple(classifier._shifted(x, 1, generator).flatten().tolist()) for _ in range(200)}
+    assert len(seen) == 9  # (dy, dx) from -1..1 each
+    assert (0, 0, 1, 0, 0, 1, 3, 3, 4) in seen  # one down, one right
+    assert classifier._shifted(x, 0, generator) is x
 
 
 def test_probs_keeps_the_mode():

@@ -1,10 +1,11 @@
-"""`cars`: drawn cars whose colour, given the lightness, comes from a known mixture: the truth a colorizer can be held to.
+"""`cars`: drawn cars; their colour given the lightness comes from a known mixture, to which a colorizer can be held.
 
 A picture is made in CIE Lab (D65). Its lightness L does not depend on the colour at all: shape, scene and light are
 drawn first. Then a mode k of four is drawn with equal chances and (a, b) ~ N(MODES[k], MODE_STD^2 I), one pair for the
-whole body, redrawn beyond 3 standard deviations. At a pixel that the body covers by a share m, ab is m (a, b) plus
-(1 - m) times the scene's own, fixed tint: SKY, GROUND or 0. Body lightness lies in BODY_L, where each of these colours
-is inside the sRGB gamut. Rounding to 8 bits moves L and ab by up to about half a unit.
+whole body, redrawn beyond MAX_STDS standard deviations (which leaves 2.92 of the 3). At a pixel that the body covers
+by a share m, ab is m (a, b) plus the scene's own tint, SKY or GROUND, times the scene's share; tyres, glass and lamps
+are grey. Body lightness lies in BODY_L, where each of these colours is inside the sRGB gamut. Rounding to 8 bits moves
+L and ab by up to about half a unit.
 """
 
 from __future__ import annotations
@@ -20,50 +21,63 @@ CLASS_NAMES = ("grey", "red", "blue", "green")
 MODES = np.array([[0.0, 0.0], [28.0, 18.0], [4.0, -30.0], [-26.0, 26.0]])  # (a, b) of each class
 MODE_WEIGHTS = np.full(4, 0.25)
 MODE_STD = 3.0  # of a and of b, independent
+MAX_STDS = 3.0  # length of the offset (a, b) - MODES[k] at most, in MODE_STD
 BODY_L = (40.0, 72.0)
 SKY, GROUND = (-1.0, -4.0), (1.0, 4.0)  # (a, b) of what is not car
 BLOCK = 250  # images drawn together
 FINE = 4  # shapes are drawn this many times larger, then averaged
 
-# Upper outline, front to the right: (x, y) with x from rear 0 to front 1 and y from the sill 0 to the roof 1; then the
-# side glass. h, l: height and length against the sedan's.
+# From rear to front, x along the car and y from the sill 0 to the roof 1: upper outline, then upper edge of the side
+# glass.  height, length: against the sedan's.
 STYLES = {
-    "sedan": dict(
-        top=[(0.0, 0.34), (0.02, 0.56), (0.15, 0.62), (0.30, 0.96), (0.42, 1.0), (0.54, 0.96), (0.70, 0.60), (0.96, 0.50)],
-        glass=[(0.20, 0.62), (0.31, 0.90), (0.42, 0.93), (0.53, 0.90), (0.66, 0.60)],
-        h=1.0,
-        l=1.0,
-    ),
-    "hatchback": dict(
-        top=[(0.0, 0.34), (0.01, 0.60), (0.10, 0.92), (0.24, 1.0), (0.40, 1.0), (0.52, 0.95), (0.70, 0.60), (0.95, 0.50)],
-        glass=[(0.09, 0.62), (0.16, 0.90), (0.30, 0.93), (0.50, 0.90), (0.65, 0.60)],
-        h=1.1,
-        l=0.86,
-    ),
-    "suv": dict(
-        top=[(0.0, 0.34), (0.0, 0.64), (0.05, 0.96), (0.20, 1.0), (0.45, 1.0), (0.58, 0.96), (0.70, 0.66), (0.96, 0.60)],
-        glass=[(0.06, 0.66), (0.09, 0.91), (0.30, 0.94), (0.56, 0.91), (0.66, 0.66)],
-        h=1.32,
-        l=0.98,
-    ),
-    "coupe": dict(
-        top=[(0.0, 0.36), (0.01, 0.62), (0.12, 0.72), (0.30, 0.97), (0.40, 1.0), (0.50, 0.96), (0.68, 0.62), (0.97, 0.46)],
-        glass=[(0.24, 0.66), (0.33, 0.90), (0.40, 0.92), (0.49, 0.89), (0.62, 0.62)],
-        h=0.88,
-        l=1.0,
-    ),
-    "pickup": dict(
-        top=[(0.0, 0.36), (0.0, 0.62), (0.36, 0.62), (0.39, 0.97), (0.48, 1.0), (0.58, 0.97), (0.70, 0.64), (0.97, 0.58)],
-        glass=[(0.42, 0.64), (0.43, 0.91), (0.50, 0.93), (0.57, 0.91), (0.66, 0.64)],
-        h=1.22,
-        l=1.05,
-    ),
-    "van": dict(
-        top=[(0.0, 0.34), (0.0, 0.70), (0.02, 0.97), (0.20, 1.0), (0.55, 1.0), (0.70, 0.96), (0.86, 0.60), (0.98, 0.50)],
-        glass=[(0.05, 0.64), (0.06, 0.91), (0.35, 0.93), (0.68, 0.91), (0.80, 0.62)],
-        h=1.5,
-        l=0.96,
-    ),
+    "sedan": {
+        "x": (0.0, 0.02, 0.15, 0.3, 0.42, 0.54, 0.7, 0.96),
+        "y": (0.34, 0.56, 0.62, 0.96, 1.0, 0.96, 0.6, 0.5),
+        "glass_x": (0.2, 0.31, 0.42, 0.53, 0.66),
+        "glass_y": (0.62, 0.9, 0.93, 0.9, 0.6),
+        "height": 1.0,
+        "length": 1.0,
+    },
+    "hatchback": {
+        "x": (0.0, 0.01, 0.1, 0.24, 0.4, 0.52, 0.7, 0.95),
+        "y": (0.34, 0.6, 0.92, 1.0, 1.0, 0.95, 0.6, 0.5),
+        "glass_x": (0.09, 0.16, 0.3, 0.5, 0.65),
+        "glass_y": (0.62, 0.9, 0.93, 0.9, 0.6),
+        "height": 1.1,
+        "length": 0.86,
+    },
+    "suv": {
+        "x": (0.0, 0.0, 0.05, 0.2, 0.45, 0.58, 0.7, 0.96),
+        "y": (0.34, 0.64, 0.96, 1.0, 1.0, 0.96, 0.66, 0.6),
+        "glass_x": (0.06, 0.09, 0.3, 0.56, 0.66),
+        "glass_y": (0.66, 0.91, 0.94, 0.91, 0.66),
+        "height": 1.32,
+        "length": 0.98,
+    },
+    "coupe": {
+        "x": (0.0, 0.01, 0.12, 0.3, 0.4, 0.5, 0.68, 0.97),
+        "y": (0.36, 0.62, 0.72, 0.97, 1.0, 0.96, 0.62, 0.46),
+        "glass_x": (0.24, 0.33, 0.4, 0.49, 0.62),
+        "glass_y": (0.66, 0.9, 0.92, 0.89, 0.62),
+        "height": 0.88,
+        "length": 1.0,
+    },
+    "pickup": {
+        "x": (0.0, 0.0, 0.36, 0.39, 0.48, 0.58, 0.7, 0.97),
+        "y": (0.36, 0.62, 0.62, 0.97, 1.0, 0.97, 0.64, 0.58),
+        "glass_x": (0.42, 0.43, 0.5, 0.57, 0.66),
+        "glass_y": (0.64, 0.91, 0.93, 0.91, 0.64),
+        "height": 1.22,
+        "length": 1.05,
+    },
+    "van": {
+        "x": (0.0, 0.0, 0.02, 0.2, 0.55, 0.7, 0.86, 0.98),
+        "y": (0.34, 0.7, 0.97, 1.0, 1.0, 0.96, 0.6, 0.5),
+        "glass_x": (0.05, 0.06, 0.35, 0.68, 0.8),
+        "glass_y": (0.64, 0.91, 0.93, 0.91, 0.62),
+        "height": 1.5,
+        "length": 0.96,
+    },
 }
 
 
@@ -106,7 +120,7 @@ def _block(
     colour, shape = (_common.stream("cars", split, seed, 2 * block + i) for i in (0, 1))
     mode = colour.choice(len(MODES), BLOCK, p=MODE_WEIGHTS)
     offset = colour.standard_normal((BLOCK, 2))
-    while (far := np.hypot(*offset.T) > 3.0).any():
+    while (far := np.hypot(*offset.T) > MAX_STDS).any():
         offset[far] = colour.standard_normal((int(far.sum()), 2))
     ab = MODES[mode] + MODE_STD * offset
     style, draws = shape.integers(0, len(STYLES), BLOCK), shape.random((BLOCK, 40))
@@ -156,8 +170,8 @@ def _shapes(style: dict, draws: np.ndarray, size: int) -> np.ndarray:
     The third is already multiplied by the second; the fourth is added to the body's lightness.  draws: (40,).
     """
     u, fine = draws[2:], FINE * size
-    length = 0.82 * style["l"] * (0.92 + 0.12 * u[0])
-    height = 0.335 * length * style["h"] * (0.92 + 0.16 * u[1])
+    length = 0.82 * style["length"] * (0.92 + 0.12 * u[0])
+    height = 0.335 * length * style["height"] * (0.92 + 0.16 * u[1])
     radius = length * (0.085 + 0.017 * u[2])
     floor, left = float(_floor(draws)), 0.5 - length / 2 + 0.05 * (u[3] - 0.5)
     sill = floor - 0.62 * radius
@@ -180,16 +194,16 @@ def _shapes(style: dict, draws: np.ndarray, size: int) -> np.ndarray:
 
     wobble = np.stack([0.012 * (u[4:12] - 0.5), 0.05 * (u[8:16] - 0.5)], 1)
     wobble[:, 1] *= np.arange(8) < 6  # the bonnet stays level
-    outline = [(0.02, 0.0), *(np.array(style["top"]) + wobble), (0.99, 0.42), (1.0, 0.12), (0.98, 0.0)]
+    outline = [(0.02, 0.0), *(np.stack([style["x"], style["y"]], 1) + wobble), (0.99, 0.42), (1.0, 0.12), (0.98, 0.0)]
     draw[0].polygon([tuple(p) for p in _spline(at(outline))], fill=255)
-    glass = _spline(at(style["glass"]))
+    glass = _spline(at(np.stack([style["glass_x"], style["glass_y"]], 1)))
     part("polygon", [tuple(p) for p in glass], 24.0 + 14.0 * u[16])
     shine = at([(0.0, 0.80), (1.0, 0.86)])  # the sky in the upper part of the glass
     bright = [(x, y) for x, y in glass if y < shine[:, 1].max()]
     if len(bright) > 2:
         part("polygon", bright, 46.0 + 16.0 * u[16])
     line = max(1, round(0.010 * fine))
-    base, middle = style["glass"][0][1], 0.30 + 0.35 * style["glass"][2][0]
+    base, middle = style["glass_y"][0], 0.30 + 0.35 * style["glass_x"][2]
     for pen, fill in zip(draw, (255, 0, 0), strict=False):  # the pillar between the side windows
         pen.line([tuple(p) for p in at([(middle, base - 0.02), (middle - 0.005, 0.97)])], fill=fill, width=2 * line)
     for x in (middle - 0.17, middle, middle + 0.20):  # doors

@@ -46,5 +46,6 @@ def make(
     chosen = _common.stream("digits", split, seed, block=1).permutation(np.concatenate(chosen))[:n]
     images, labels = images[chosen], labels[chosen]
     if size != 28:
-        images = np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.BILINEAR)) for x in images])
+        larger = [Image.fromarray(x).resize((size, size), Image.Resampling.BILINEAR) for x in images]
+        images = np.stack([np.asarray(x) for x in larger])
     return images[:, None], labels, CLASS_NAMES

@@ -6,6 +6,8 @@ anti-aliased analytically, so a face looks the same at each size. Skin is lit as
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from agelib.data.embedded import _common
@@ -38,6 +40,7 @@ def factors(split: str, size: int | None = None, seed: int = 0, n: int | None = 
     style = rng.choice(len(HAIR_STYLES), k, p=[0.06, 0.24, 0.2, 0.17, 0.21, 0.12])
     short = style <= 2
     background = rng.uniform(0.1, 0.95, (k, 1)) + rng.normal(0.0, 0.13, (k, 3))
+    low = background * rng.uniform(0.55, 1.2, (k, 1)) + rng.normal(0.0, 0.06, (k, 3))
     found = {
         "skin": rng.beta(1.1, 1.5, k),
         "hair_colour": rng.choice(len(HAIR_COLOURS), k, p=[0.27, 0.28, 0.12, 0.21, 0.12]),
@@ -54,7 +57,7 @@ def factors(split: str, size: int | None = None, seed: int = 0, n: int | None = 
         "glasses": (rng.random(k) < 0.13).astype(np.int64),
         "beard": ((rng.random(k) < 0.33) & short).astype(np.int64),
         "background": background.clip(0.02, 0.98),
-        "background_low": (background * rng.uniform(0.55, 1.2, (k, 1)) + rng.normal(0.0, 0.06, (k, 3))).clip(0.02, 0.98),
+        "background_low": low.clip(0.02, 0.98),
         "clothes": (rng.uniform(0.05, 0.9, (k, 1)) + rng.normal(0.0, 0.16, (k, 3))).clip(0.02, 0.98),
         "light": rng.uniform(-1.0, 1.0, k),
         "contrast": rng.beta(2.0, 2.0, k),
@@ -62,9 +65,7 @@ def factors(split: str, size: int | None = None, seed: int = 0, n: int | None = 
     return {name: values[:n] for name, values in found.items()}
 
 
-def make(
-    split: str, size: int | None = None, seed: int = 0, n: int | None = None
-) -> tuple[np.ndarray, None, None]:
+def make(split: str, size: int | None = None, seed: int = 0, n: int | None = None) -> tuple[np.ndarray, None, None]:
     """Images (N, 3, size, size) uint8 RGB, None, None: like CelebA's images these have no class; see `factors`.
 
     split: train (12,000) or test (1,200).  size: 64 or 32, the same faces.  n: only the first n of the split.
@@ -92,11 +93,7 @@ class _Canvas:
         """The part between two heights in [-1, 1]: most shapes are small, and this is what makes drawing cheap."""
         size = self.image.shape[-1]
         here = slice(max(0, int((low + 1.0) * size / 2)), min(size, int(np.ceil((high + 1.0) * size / 2))))
-        return _Canvas(self.image[:, :, here], self.x[:, here], self.y[:, here])._with(self.pixel)
-
-    def _with(self, pixel: float) -> _Canvas:
-        self.pixel = pixel
-        return self
+        return _Canvas(self.image[:, :, here], self.x[:, here], self.y[:, here])
 
     def cover(self, distance: np.ndarray, soft: float = 1.0) -> np.ndarray:
         """Signed distance (negative inside) -> coverage in [0, 1]; `soft` widens the edge, in pixels."""
@@ -159,7 +156,8 @@ def _draw(known: dict[str, np.ndarray], size: int) -> np.ndarray:
     lower.paint(lower.cover(np.abs(lx) - 0.25 - 0.1 * np.clip(ly - 0.75, 0.0, 1.0)), skin * 0.78)
     lower.paint(lower.cover(_ellipse(lx, ly - 1.26, 0.95, 0.44)), known["clothes"].astype(np.float32))
     lower.paint(lower.cover(_ellipse(lx, ly - 0.80, 0.22, 0.14)), skin * 0.80)
-    lower.shade(lower.cover(_ellipse(lx, ly - 0.70, 0.42, 0.16), 8.0), 0.72)  # the chin's shadow
+    throat = lower.cover(np.abs(lx) - 0.25) * lower.cover(ly - 0.86, 4.0)
+    lower.shade(throat * lower.cover(_ellipse(lx, ly - 0.70, 0.42, 0.16), 8.0), 0.72)  # the chin's shadow
     ears = on.rows(-0.35, 0.5)
     for side in (-1.0, 1.0):
         ear = _ellipse(ears.x - side * (rx + 0.01) + 0.05 * f["yaw"], ears.y - 0.06, 0.075, 0.14)
@@ -174,8 +172,8 @@ def _draw(known: dict[str, np.ndarray], size: int) -> np.ndarray:
     colour[:, 1:] *= (1.0 - 1.6 * blush)[:, None]
     on.paint(face, colour)
     stubble = np.clip((y - 0.30 + 0.25 * np.abs(x) ** 2) / 0.12, 0.0, 1.0) * on.cover(head + 0.02, 3.0)
-    chin = _ellipse(x - turn, y - 0.44, 0.17, 0.075)
-    beard = stubble * np.maximum(np.clip(chin / 0.05, 0.0, 1.0), 0.0)
+    bare = _ellipse(x - 1.15 * turn, y - 0.45, 0.15, 0.05)  # around the mouth
+    beard = stubble * np.clip(bare / 0.06, 0.0, 1.0)
     on.paint(beard * f["beard"] * 0.82, locks * 0.8)
 
     _eyes(on.rows(-0.45, 0.35), f, turn, skin, hair, iris)
@@ -194,7 +192,7 @@ def _eyes(
     white, black = np.full((b, 3), 0.95, np.float32), np.full((b, 3), 0.04, np.float32)
     for side in (-1.0, 1.0):
         near = 1.0 - 0.12 * side * f["yaw"]  # the far eye is narrower
-        ex, ey = on.x - side * 0.205 * (1.0 - 0.10 * np.abs(f["yaw"])) - turn, on.y - 0.0
+        ex, ey = on.x - side * 0.205 * (1.0 - 0.10 * np.abs(f["yaw"])) - turn, on.y
         on.shade(np.exp(-((ex / 0.15) ** 2) - ((ey + 0.02) / 0.11) ** 2), 0.84)
         rx, ry = 0.115 * near, 0.062 * f["eye_open"]
         # An almond: two parabolas that meet in the corners.
@@ -210,7 +208,7 @@ def _eyes(
         crease = np.abs(ey + 0.045 + ry * (1.0 - (ex / rx) ** 2)) - 0.006
         on.paint(on.cover(np.maximum(crease, np.abs(ex) - rx)) * 0.4, skin * 0.5)
         out = side * ex  # > 0 away from the nose
-        arch = ey + 0.150 + 0.028 * f["brow"] - 0.22 * f["brow"] * (0.06 - out) * 0.5 - 1.9 * (out - 0.03) ** 2 * -1.0
+        arch = ey + 0.152 + 0.025 * f["brow"] - 1.6 * out**2 - 0.16 * f["brow"] * out
         thick = 0.024 * (1.0 - 0.45 * np.clip((out + 0.12) / 0.28, 0.0, 1.0))
         on.paint(on.cover(np.maximum(np.abs(arch) - thick, np.abs(ex) - 0.145)) * 0.9, hair * 0.75)
 
@@ -234,10 +232,10 @@ def _mouth(on: _Canvas, f: dict[str, np.ndarray], turn: np.ndarray, skin: np.nda
     wide = 0.165 * (1.0 + 0.22 * np.clip(f["smile"], 0.0, 1.0)) * (1.0 - 0.08 * np.abs(f["yaw"]))
     x = on.x - 1.15 * turn
     t = np.clip(1.0 - (x / wide) ** 2, 0.0, 1.0)
-    y = on.y - 0.44 - 0.055 * f["smile"] * (t - 0.45)
+    y = on.y - 0.44 - 0.085 * f["smile"] * (t - 0.45)
     gap = 0.062 * f["mouth_open"] * t
     ends = np.abs(x) - wide
-    lip = skin * np.array([0.82, 0.52, 0.52], np.float32) + np.array([0.06, 0.0, 0.01], np.float32)
+    lip = skin * np.array([0.84, 0.56, 0.56], np.float32) + np.array([0.05, 0.0, 0.01], np.float32)
     bow = 0.009 * np.exp(-((x / 0.028) ** 2))  # the dip in the middle of the upper lip
     upper = np.maximum(np.abs(y + 0.5 * gap + 0.016 * t) - (0.019 * t - bow + 0.006), ends)
     lower = np.maximum(np.abs(y - 0.5 * gap - 0.020 * t) - 0.025 * t, ends)
@@ -250,13 +248,19 @@ def _mouth(on: _Canvas, f: dict[str, np.ndarray], turn: np.ndarray, skin: np.nda
     on.paint(teeth * np.clip(f["mouth_open"] * 4.0, 0.0, 1.0), np.full((len(skin), 3), 0.93, np.float32))
 
 
-def _fringe(on: _Canvas, f: dict[str, np.ndarray], styled, head: np.ndarray, locks: np.ndarray, u: np.ndarray) -> None:
+def _fringe(
+    on: _Canvas,
+    f: dict[str, np.ndarray],
+    styled: Callable[..., np.ndarray],
+    head: np.ndarray,
+    locks: np.ndarray,
+    u: np.ndarray,
+) -> None:
     """Hair in front of the head: a cap over the skull down to a hairline that the style shapes."""
     rows = on.x.shape[1]
     x, y, head, u, locks = on.x, on.y, head[:, :rows], u[:, :rows], locks[:, :, :rows]
     skull = _ellipse(x, y + 0.10, 0.57 * f["width"], 0.66)
     high = -0.36 + 0.10 * u * u  # bare forehead
-    part = -0.30 - 0.34 * np.clip(x + 0.22, -0.2, 0.8) * np.where(x > -0.22, -0.75, 2.2)
     part = np.where(x > -0.22, -0.47 + 0.55 * np.clip(x + 0.22, 0.0, 1.0) ** 1.4, -0.47 + 1.2 * (x + 0.22) ** 2)
     round_ = -0.24 + 0.05 * np.sin(14.0 * x) * u
     sides = -0.50 + 1.25 * np.abs(u) ** 3.2
@@ -266,7 +270,7 @@ def _fringe(on: _Canvas, f: dict[str, np.ndarray], styled, head: np.ndarray, loc
     temples = np.where(np.abs(u) > 0.86, 0.16, 0.0) * styled("short", "side parting", "curly")
     cap = on.cover(np.maximum(skull, y - line - temples), 1.6) * (1.0 - styled("none"))
     falls = np.maximum(np.maximum(0.80 - np.abs(u), np.abs(u) - 1.16), -y - 0.35)  # strands down the cheeks
-    cap = np.maximum(cap, on.cover(falls, 3.0) * styled("long", "bob"))
+    cap = np.maximum(cap, on.cover(falls, 3.0) * np.clip((0.30 - y) / 0.3, 0.0, 1.0) * styled("long", "bob"))
     under = on.cover(np.maximum(head, y - line - temples - 0.06), 4.0) * (1.0 - styled("none"))
     on.shade(under * (1.0 - cap), 0.84)
     on.paint(cap, locks)
@@ -274,7 +278,7 @@ def _fringe(on: _Canvas, f: dict[str, np.ndarray], styled, head: np.ndarray, loc
 
 def _glasses(on: _Canvas, f: dict[str, np.ndarray], turn: np.ndarray, rx: np.ndarray) -> None:
     """Two rims, a bridge and the temples."""
-    x, y = on.x - turn, on.y + 0.0
+    x, y = on.x - turn, on.y
     rims = np.minimum(*(np.abs(_ellipse(x - s * 0.205, y - 0.01, 0.158, 0.125)) - 0.013 for s in (-1.0, 1.0)))
     bridge = np.maximum(np.abs(y + 0.02) - 0.013, np.abs(x) - 0.06)
     temples = np.maximum(np.abs(y + 0.02) - 0.012, np.maximum(0.36 - np.abs(x), np.abs(on.x) - rx))

@@ -88,7 +88,7 @@ def pieces(name: str, split: str, size: int, n: int, rng: np.random.Generator) -
     shares = np.array([v.shape[1] ** 0.5 for v in views])  # of two parts of one level the wider is drawn more often
     taken: set[tuple[int, int, int]] = set()
     kept: list[np.ndarray] = []
-    for _ in range(400):
+    for _ in range(400 if n <= sum(v.shape[0] * v.shape[1] for v in views) else 0):
         which = rng.choice(len(views), size=256, p=shares / shares.sum())  # 256 whatever n is: the first are the same
         where = rng.random((256, 2))
         for i, (u, v) in zip(which, where, strict=True):
