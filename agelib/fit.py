@@ -214,7 +214,7 @@ class _Loop:
         where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
         kept = f"last good checkpoint: {self.last_good.name}" if self.last_good else "no checkpoint yet"
         message = f"{self.stage}: not finite at {where}: {', '.join(bad)}; {kept}"
-        self.run.save_metrics([], status="diverged", message=message)
+        self.run.save_metrics([], status="diverged", reason=message)
         raise Diverged(f"{self.run.dir}: {message}")
 
     def log(self) -> None:

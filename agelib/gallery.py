@@ -31,7 +31,7 @@ _PAGE = """\
           --ok: #4fcfa4; --bad: #ff9a5c; --bad-bg: #33231a; --soft-bg: #272a2d; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 80rem; background: var(--bg); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 86rem; background: var(--bg); color: var(--ink);
        font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 a { color: var(--link); }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
@@ -54,14 +54,15 @@ p { margin: .3rem 0; max-width: 60rem; }
 .thumbs img { display: block; height: 190px; max-width: 100%; object-fit: contain; object-position: left;
               background: #fff; border: 1px solid var(--line); border-radius: 4px; margin-bottom: .2rem; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; font-size: .88rem; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .7rem; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .55rem; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; }
 tr:last-child td { border-bottom: 0; }
 tr.other td { color: var(--soft); }
 tr.lost td { background: var(--bad-bg); }
 tr.miss td:nth-child(8) { color: var(--bad); font-weight: 600; }
-table.numbers td:nth-child(6), table.numbers td:nth-child(7), table.numbers td:nth-child(8) { white-space: nowrap; }
+table.compared td:nth-child(5) { min-width: 11rem; }
+table.compared td:nth-child(8) { white-space: nowrap; }
 </style>
 </head>
 <body>
@@ -181,7 +182,8 @@ def _machine(environment: Mapping[str, Any]) -> str:
     """"cpu (Xeon, 2 threads), torch 2.13"."""
     device = str(environment.get("device", ""))
     detail = [str(environment["cpu"])] if environment.get("cpu") else []
-    detail += [f"{environment['threads']} threads"] if environment.get("threads") else []
+    threads = environment.get("threads")
+    detail += [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
     parts = [device + (f" ({', '.join(detail)})" if detail and device == "cpu" else "")]
     parts += [str(environment["precision"])] if environment.get("precision") else []
     parts += [f"torch {environment['torch']}"] if environment.get("torch") else []

@@ -7,9 +7,11 @@ of its notebook's parameters cell.
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Model = TypeVar("Model", bound=BaseModel)
 Config = TypeVar("Config")
@@ -25,6 +27,11 @@ class _Notebook(BaseModel):
     out_dir: str
     profile: str
     run_name: str
+
+    @field_validator("out_dir", "results_dir", "reference", check_fields=False)
+    @classmethod
+    def _from_the_root(cls, path: str) -> str:
+        return from_root(path)
 
 
 class Unconditional(_Notebook):
@@ -56,7 +63,7 @@ class Unconditional(_Notebook):
     finetune_epochs: int = Field(ge=0)
     finetune_batch_size: int = Field(ge=2)
     finetune_mu: float = Field(ge=0)
-    classifier: bool
+    classifier_steps: int = Field(ge=0)
     n_samples: int = Field(ge=64)
     seed: int = Field(ge=0)
     device: str
@@ -73,6 +80,17 @@ class Summary(_Notebook):
 
 
 MODELS: dict[str, type[BaseModel]] = {"01_unconditional": Unconditional, "99_summary": Summary}
+
+
+def from_root(path: str) -> str:
+    """A relative path counts from the repository root, also where the kernel starts in notebooks/, as JupyterLab's does.
+
+    The root is the nearest folder at or above the working folder that has a pyproject.toml; without one, or for an
+    absolute path, `path` is returned as it is.
+    """
+    here = Path.cwd()
+    roots = [folder for folder in (here, *here.parents) if (folder / "pyproject.toml").exists()]
+    return path if os.path.isabs(path) or not roots else os.path.relpath(roots[0] / path, here)
 
 
 class ParameterError(ValueError):

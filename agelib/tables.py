@@ -183,8 +183,7 @@ def pretty(table: pd.DataFrame) -> pd.DataFrame:
         "ours": [_ours(line) for line in table.to_dict("records")],
         "gap": [_gap(g) for g in table["gap"]],
         "comparable": ["–" if pd.isna(c) else "yes" if c else "no" for c in table["comparable"]],
-        "notebook": table["notebook"],
-        "runs": table["runs"],
+        "notebook: runs": [": ".join(filter(None, pair)) for pair in zip(table["notebook"], table["runs"], strict=True)],
         "note": table["note"],
     })  # fmt: skip
 
@@ -206,7 +205,8 @@ def to_html(table: pd.DataFrame) -> Html:
         cells = "".join(f"<td {left}>{html.escape(str(cell))}</td>" for cell in line)
         css = f' class="{kinds[i]}"' if kinds and kinds[i] else ""
         body.append(f"<tr{css}>{cells}</tr>")
-    return Html(f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
+    css = "numbers compared" if compared else "numbers"
+    return Html(f'<table class="{css}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
 def to_markdown(table: pd.DataFrame) -> str:

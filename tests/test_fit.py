@@ -144,7 +144,7 @@ def test_not_finite_stops_names_and_keeps_the_last_good(tmp_path):
     state, _ = checkpoint.read_latest(run.checkpoints / "train")
     assert state["step"] == 3
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["status"] == "diverged" and "weight" in metrics["message"] and "step 4" in metrics["message"]
+    assert metrics["status"] == "diverged" and "weight" in metrics["reason"] and "step 4" in metrics["reason"]
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

@@ -37,3 +37,13 @@ def test_second_read_ignores_later_variables():
 def test_settings_picks_the_fields_of_a_dataclass():
     p = params.read(params.Summary, dict(GOOD))
     assert params.settings(p, Config) == Config(profile="p", other=3)
+
+
+def test_relative_paths_count_from_the_repository_root(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert params.read(params.Summary, dict(GOOD)).out_dir == "o"
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert params.read(params.Summary, dict(GOOD)).out_dir == "../o"
+    assert params.read(params.Summary, GOOD | {"out_dir": "/abs"}).out_dir == "/abs"

@@ -182,6 +182,7 @@ def test_cells_say_value_spread_seeds_and_gap(paper):
     first, second = tables.pretty(table).to_dict("records")
     assert first["paper"] == "5.9 ± 0.04" and first["ours"] == "5.500 ± 0.71 (2 seeds)"
     assert first["gap"] == "−0.4000" and first["comparable"] == "yes" and first["protocol (n)"] == "50k (n = 50,000)"
+    assert second["notebook: runs"] == ""
     assert second["paper"] == "–" and second["comparable"] == "–" and second["ours"] == "0.1235 ± 0.02"
 
 

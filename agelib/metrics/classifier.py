@@ -23,7 +23,7 @@ class Classifier(nn.Module):
     averaged down by the largest whole factor that leaves at least 28.
     """
 
-    def __init__(self, channels: int, n_classes: int, width: int = 32):
+    def __init__(self, channels: int, n_classes: int, width: int = 16):
         super().__init__()
         widths = (channels, width, 2 * width, 4 * width)
         pairs = zip(widths[:-1], widths[1:], strict=True)
@@ -49,7 +49,7 @@ def train(
     *,
     n_steps: int = 600,
     batch_size: int = 64,
-    width: int = 32,
+    width: int = 16,
     lr: float = 3e-3,
     shift: int = 2,
     seed: int = 0,
