@@ -3,7 +3,7 @@
 Everything about a profile is in agelib/plan.py, everything about one run in the Snakefile; here is what lies around
 them: the choice of the profile, one runner at a time (a lock), the end of what a killed one left behind, the report.
 Exit codes: 0 all done; 1 something failed; 2 nothing was started (a wrong argument or profile, another runner at work);
-130 stopped by Ctrl-C, 143 by a plain kill.
+130 stopped by Ctrl-C, 143 by a plain kill, 129 by a closed terminal.
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ def run(plan: Plan, names: list[str], notebooks: Path, results: Path, *, cores: 
     start = time.monotonic()
     if not dry:
         end_leftovers(results)
-    stop = signal.signal(signal.SIGTERM, _stop)
+    ends = [signum for signum in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(signum) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _stop) for signum in ends}  # a closed terminal, but not under nohup
     try:
         runs = {name: _entry(plan, name, notebooks, results) for name in plan.runs}
         status = snakemake(plan, runs, names, results, cores, dry) if names else 0
@@ -217,7 +218,8 @@ def run(plan: Plan, names: list[str], notebooks: Path, results: Path, *, cores: 
         print("\nrun_all: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, stop)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
     problems = report(plan, [*names, *summary], results)
     took = _minutes((time.monotonic() - start) / 60)
     well = f"all well: {len(names)} runs and the summary, in {took}: {_shown(results)}/{plan.name}/"
@@ -266,12 +268,14 @@ def snakemake(plan: Plan, runs: dict[str, dict], targets: list[str], results: Pa
     jupyter = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     env = os.environ | {MARK: str(results), "JUPYTER_PATH": os.pathsep.join(filter(None, jupyter))}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(command, env=env, cwd=ROOT)
+    # In a session of its own: a Ctrl-C reaches it once, from here, and no signal among its jobs can hit this process.
+    process = subprocess.Popen(command, env=env, cwd=ROOT, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.wait(timeout=15)  # Ctrl-C reached it as well
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt, ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)  # the terminal's Ctrl-C reached this process alone
+            process.wait(timeout=15)
         raise
     finally:
         end_leftovers(results)
