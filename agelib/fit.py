@@ -88,7 +88,7 @@ def fit(
     """Train until n_epochs (or max_steps, if fewer) are done, resuming or returning at once where a run already is.
 
     images: uint8 (N, C, H, W). stage: a run may train more than once (fine-tuning); each stage has its checkpoints.
-    history: rows of earlier stages, put before this stage's. Returns the rows of history.csv: step, epoch, seconds, and
+    history: rows of earlier stages, put before this stage's, whose steps and epochs count on from them. Returns the rows of history.csv: step, epoch, seconds, and
     the mean of each loss over the last `log_every` steps. Raises Busy, Diverged, ConfigMismatch, or
     checkpoint.CheckpointError. Finished weights are written to checkpoints/<stage>/<module>.safetensors.
     """
@@ -121,6 +121,7 @@ class _Loop:
         self.step, self.data, self.run, self.folder, self.stage = step, data, run, folder, stage
         self.n_steps, self.log_every, self.rows = n_steps, log_every, rows
         self.first_row = len(rows)
+        self.before = (rows[-1]["step"], rows[-1]["epoch"]) if rows else (0, 0)
         self.done, self.seconds, self.sums, self.count = 0, 0.0, None, 0
         self.names: list[str] = []
         self.last_good: Path | None = None
@@ -220,8 +221,8 @@ class _Loop:
     def log(self) -> None:
         self.check_finite()
         means = (self.sums / self.count).tolist()
-        epoch = self.done / self.data.per_epoch
-        row = {"stage": self.stage, "step": self.done, "epoch": round(epoch, 4), "seconds": round(self.seconds, 2)}
+        step, epoch = self.before[0] + self.done, self.before[1] + self.done / self.data.per_epoch
+        row = {"stage": self.stage, "step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 2)}
         self.rows.append(row | {k: float(f"{v:.6g}") for k, v in zip(self.names, means, strict=True)})
         self.sums, self.count = None, 0
 

@@ -63,7 +63,7 @@ class Figure(MplFigure):
         png = self._encoded(format="png")
         if len(png) <= 150_000:
             return {"image/png": png}
-        return {"image/jpeg": self._encoded(format="jpeg", pil_kwargs={"quality": 88, "subsampling": 0})}
+        return {"image/jpeg": self._encoded(format="jpeg", pil_kwargs={"quality": 80})}
 
     def _encoded(self, **kwargs: Any) -> bytes:
         buffer = io.BytesIO()
@@ -277,8 +277,9 @@ def _curve_panel(
         marker = "o" if finite.sum() < 12 else None
         style = {"lw": 1.1, "ls": ":", "zorder": 1.9} if name == "kl_fake_e" else {"lw": 1.6}
         ax.plot(step, np.where(finite, values, np.nan), color=colour, marker=marker, ms=3.5, label=label, **style)
-        if not finite.all() and lost is None:
-            at = lost = step[int(np.argmin(finite))]
+        begins = int(finite.argmax())  # a column may begin later than the others
+        if not finite[begins:].all() and lost is None:
+            at = lost = step[begins + int(np.argmin(finite[begins:]))]
             ax.axvline(at, color=INK, lw=1, ls=":")
             side, ha = (-4, "right") if at > step.mean() else (4, "left")
             ax.annotate(f"not finite at step {at:g}", (at, 0.5), xycoords=("data", "axes fraction"), fontsize=8.5,

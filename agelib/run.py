@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from agelib import checkpoint
 
@@ -45,9 +46,13 @@ class Run:
             self.dataset |= {"n_test": len(test.images), "test_source": test.source}
 
     def save_figure(self, name: str, figure) -> Path:
-        """Write a matplotlib Figure as figures/<name>.png at 110 dpi and return its path."""
+        """Write a matplotlib Figure as figures/<name>.png at 110 dpi, with a palette if it holds few colours, and return its path."""
         path = self.figures / f"{name}.png"
         figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+        with Image.open(path) as picture:
+            drawn = picture.convert("RGB")
+        if drawn.getcolors(maxcolors=10_000):  # lines and text, no photographs: a palette does, at a third of the size
+            drawn.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
         return path
 
     def save_history(self, rows: list[dict]) -> Path:

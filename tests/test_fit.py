@@ -161,7 +161,7 @@ def test_stages_keep_their_own_checkpoints(tmp_path):
     rows = fit.fit(step, IMAGES, run=run, n_epochs=1, batch_size=4, seed=0)
     step, seen = toy(lr=0.5)
     rows = fit.fit(step, IMAGES, run=run, n_epochs=1, batch_size=10, seed=0, stage="finetune", history=rows)
-    assert len(seen) == 2 and [r["stage"] for r in rows] == ["train", "finetune"]
+    assert len(seen) == 2 and [(r["stage"], r["step"], r["epoch"]) for r in rows] == [("train", 5, 1), ("finetune", 7, 2)]
     assert (tmp_path / "checkpoints" / "finetune" / "net.safetensors").exists()
 
 

@@ -55,6 +55,11 @@ def notebook(path: Path, *cells: str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
 
 
+def _mind_ctrl_c() -> None:
+    """Undoes what a script's `&` does to its children, and theirs: ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Suite:
     """A results folder, notebooks and a profile of their own; run(...) calls run_all.sh on them from that folder."""
 
@@ -82,7 +87,7 @@ class Suite:
         command = [ROOT / "run_all.sh", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=_mind_ctrl_c,
         )  # fmt: skip
 
     def run(self, *arguments: str) -> tuple[int, str]:
