@@ -88,9 +88,10 @@ def fit(
     """Train until n_epochs (or max_steps, if fewer) are done, resuming or returning at once where a run already is.
 
     images: uint8 (N, C, H, W). stage: a run may train more than once (fine-tuning); each stage has its checkpoints.
-    history: rows of earlier stages, put before this stage's, whose steps and epochs count on from them. Returns the rows of history.csv: step, epoch, seconds, and
-    the mean of each loss over the last `log_every` steps. Raises Busy, Diverged, ConfigMismatch, or
-    checkpoint.CheckpointError. Finished weights are written to checkpoints/<stage>/<module>.safetensors.
+    history: rows of earlier stages, put before this stage's, whose steps and epochs count on from them. Returns the rows of
+    history.csv: stage, step, epoch, seconds, and the mean of each loss over the last `log_every` steps. Raises Busy,
+    Diverged, ConfigMismatch, or checkpoint.CheckpointError. Finished weights are written to
+    checkpoints/<stage>/<module>.safetensors.
     """
     device = next(next(iter(step.modules.values())).parameters()).device
     data = Batches(images, batch_size, seed=seed, device=device, flip=flip)
@@ -110,6 +111,7 @@ def fit(
             "n_steps": n_steps, "batch_size": batch_size, "seed": seed, "n_images": len(images), "flip": flip,
         }  # fmt: skip
         loop.restore(seed)
+        checkpoint.write_json(folder / "state.json", {"earlier_seconds": loop.seconds})
         loop.train(checkpoint_every_s)
         return loop.rows
     finally:
@@ -148,8 +150,6 @@ class _Loop:
         if self.sums is not None:
             self.sums = self.sums.to(self.data.images.device)
         _set_random_states(state["random"])
-        if self.done < self.n_steps:
-            checkpoint.write_json(self.folder / "state.json", {"earlier_seconds": self.seconds})
 
     def save(self) -> None:
         self.check_finite()
@@ -237,7 +237,6 @@ class _Loop:
 
     def finish(self) -> None:
         self.run.save_history(self.rows)
-        checkpoint.write_json(self.folder / "state.json", {"earlier_seconds": self.seconds, "finished": True})
         for name, module in self.step.modules.items():
             path = self.folder / f"{name}.safetensors"
             if not path.exists():

@@ -288,8 +288,9 @@ def _curve_panel(
     for (kind, value), label in bounds.items():
         floor = kind == "floor"
         ax.axhline(value, color=INK, lw=1.1, ls=(0, (5, 3)) if floor else (0, (2, 2)))
-        ax.annotate(label, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, -2 if floor else 2),
-                    textcoords="offset points", ha="right", va="top" if floor else "bottom", fontsize=8.5, color=INK)
+        at, ha, va, dy = (0.005, "left", "top", -2) if floor else (0.995, "right", "bottom", 2)
+        ax.annotate(label, (at, value), xycoords=("axes fraction", "data"), xytext=(0, dy), textcoords="offset points",
+                    ha=ha, va=va, fontsize=8.5, color=INK)
     _limits(ax, list(lines.values()), bounds)
     ax.set_xlim(min(0, step.min()), step.max() * 1.01 or 1)
     ax.set_title(heading, fontsize=10, color=INK, loc="left")

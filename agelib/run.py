@@ -46,7 +46,10 @@ class Run:
             self.dataset |= {"n_test": len(test.images), "test_source": test.source}
 
     def save_figure(self, name: str, figure) -> Path:
-        """Write a matplotlib Figure as figures/<name>.png at 110 dpi, with a palette if it holds few colours, and return its path."""
+        """Write a matplotlib Figure as figures/<name>.png at 110 dpi, with a palette if it holds few colours.
+
+        Returns the path.
+        """
         path = self.figures / f"{name}.png"
         figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
         with Image.open(path) as picture:

@@ -120,6 +120,8 @@ def test_done_run_returns_at_once_and_is_not_trained_again(tmp_path):
         rows = fit.fit(step, IMAGES, run=Run(tmp_path, {}, seed=0), n_epochs=1, batch_size=4, seed=0)
         assert len(seen) == expected
         assert step.modules["net"].weight.item() == pytest.approx(0.5) and rows[-1]["step"] == 5
+        run = Run(tmp_path, {}, seed=0)
+        assert run.training_seconds() == (0 if expected else pytest.approx(rows[-1]["seconds"], abs=0.01))
 
 
 def test_learning_rate_follows_the_epoch_after_a_resume(tmp_path):

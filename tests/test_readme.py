@@ -36,6 +36,7 @@ def test_no_placeholder_is_left():
 
 @pytest.mark.parametrize("command", re.findall(r"^\./run_all\.sh( --(?:list|dry-run))? +#", README, re.M))
 def test_commands_of_the_readme_start(command):
-    done = subprocess.run([ROOT / "run_all.sh", "--profile", "smoke", *command.split(), "--list"], capture_output=True, text=True)
+    arguments = [ROOT / "run_all.sh", "--profile", "smoke", *command.split(), "--list"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "profile  smoke" in done.stdout
