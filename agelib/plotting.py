@@ -42,7 +42,7 @@ _FIGURE2_PX = 1350  # a figure of three panels likewise
 class Figure(MplFigure):
     """A matplotlib figure that notebooks show in its exact size, without pyplot or a magic command.
 
-    A notebook keeps a PNG; where that would exceed 150 kB (photographs), a JPEG of quality 88 instead, to stay small.
+    A notebook keeps a PNG; where that would exceed 60 kB (photographs), a JPEG of quality 80 instead, to stay small.
     """
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ class Figure(MplFigure):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         png = self._encoded(format="png")
-        if len(png) <= 150_000:
+        if len(png) <= 60_000:
             return {"image/png": png}
         return {"image/jpeg": self._encoded(format="jpeg", pil_kwargs={"quality": 80})}
 
