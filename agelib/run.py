@@ -122,6 +122,7 @@ def environment(device: str = "cpu", precision: str = "fp32") -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         **versions,
+        "torch": torch.__version__,  # with its build, +cpu or +cu130
         "git_commit": _git_commit(),
     }
 
