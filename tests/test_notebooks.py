@@ -85,3 +85,12 @@ def test_profiles_hold_values_that_the_models_accept(path):
         unknown = set(given) - set(params.MODELS[stem].model_fields)
         assert not unknown, f"run {name}: {unknown}"
         params.MODELS[stem](**parameters(notebook) | given)
+
+
+def test_faithful_runs_switch_every_stabiliser_off():
+    """The notebook's defaults use stabilisers; a run that is to follow the released recipe has to say that it does not."""
+    off = {"margin": None, "in_bias": False, "mean_bias": False, "ema": 0}
+    for profile, left_out in (("paper", ()), ("lambda_sweep", ()), ("preview", ("mnist",))):
+        for name, spec in plan.read(ROOT / "config" / f"{profile}.yaml").runs.items():
+            if name not in left_out:
+                assert {key: spec.params.get(key, "missing") for key in off} == off, (profile, name)
