@@ -194,13 +194,12 @@ def neighbours(
 _NAMES = {
     "kl_real": "real: KL(e(x) ‖ Z)",
     "kl_fake": "fake: KL(e(g(z)) ‖ Z)",
-    "kl_fake_e": "fake, the encoder's own batch",
     "var_real": "real: e(x)",
     "var_fake": "fake: e(g(z))",
     "l_x": "‖g(e(x)) − x‖",
     "l_z": "e(g(z)) against z",
 }
-_COLOURS = {"kl_real": BLUE, "kl_fake": ORANGE, "kl_fake_e": PURPLE, "l_x": GREEN, "l_z": PURPLE}
+_COLOURS = {"kl_real": BLUE, "kl_fake": ORANGE, "l_x": GREEN, "l_z": PURPLE}
 _COLOURS |= {"var_real": BLUE, "var_fake": ORANGE}
 _AXES = ("step", "epoch", "seconds")
 
@@ -275,8 +274,7 @@ def _curve_panel(
         label, colour = _NAMES.get(name, name), _COLOURS.get(name, INK)
         finite = np.isfinite(values)
         marker = "o" if finite.sum() < 12 else None
-        style = {"lw": 1.1, "ls": ":", "zorder": 1.9} if name == "kl_fake_e" else {"lw": 1.6}
-        ax.plot(step, np.where(finite, values, np.nan), color=colour, marker=marker, ms=3.5, label=label, **style)
+        ax.plot(step, np.where(finite, values, np.nan), color=colour, marker=marker, ms=3.5, label=label, lw=1.6)
         begins = int(finite.argmax())  # a column may begin later than the others
         if not finite[begins:].all() and lost is None:
             at = lost = step[begins + int(np.argmin(finite[begins:]))]
