@@ -27,9 +27,9 @@ rule notebook:
     log:
         # Not an output: a failed job's notebook holds the traceback and must stay.
         f"{PROFILE}/{{run}}/notebook.ipynb",
-    threads: workflow.cores  # one notebook at a time, on all cores
+    threads: config["threads"]  # all cores, one notebook at a time, unless the profile says otherwise
     resources:
-        gpu=1,
+        gpu=config["gpu"],  # 1 where there is a GPU: one notebook at a time holds it
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "{config[python]:q} -m papermill {input.notebook:q} {log:q} -f {input.parameters:q} -k python3 --cwd {config[root]:q}"

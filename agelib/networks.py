@@ -1,10 +1,12 @@
-"""The generator g and encoder e of the released code, for 32 and 64 px, from one builder.
+"""The generator g and encoder e of the released code, for 32 and 64 px, from one builder; and fully connected ones.
 
 Released: src/models/dcgan32px.py and dcgan64px.py (github.com/DmitryUlyanov/AGE). With width 64 and 3 channels the
 parameter counts are theirs: 32 px 3 934 595 (g) and 1 183 616 (e) at M = 128; 64 px 3 281 792 and 3 281 728 at M = 64.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +88,76 @@ class Encoder(nn.Module):
             raise ValueError(f"the encoder takes images {want}, got {tuple(x.shape)}")
         e = self.layers(x).float()  # (B, M)
         return sphere.project(e) if self.prior == "sphere" else e
+
+
+class MlpGenerator(nn.Module):
+    """g: codes (B, dims[0]) -> (B, *shape), fully connected, `hidden` between the layers.
+
+    dims: widths from the code to the output, whose product of `shape` ends it. out: "sigmoid" scales to images in [-1, 1],
+    "linear" is unbounded (points of a plane). The decoder of Wu et al. (2017) is (10, 64, 256, 256, 1024, 784), tanh.
+    """
+
+    def __init__(
+        self, dims: tuple[int, ...], shape: tuple[int, ...], hidden: type[nn.Module] = nn.Tanh, out: str = "sigmoid"
+    ):
+        super().__init__()
+        if len(dims) < 2 or dims[-1] != math.prod(shape) or out not in ("sigmoid", "linear"):
+            raise ValueError(f"dims must end in {math.prod(shape)} and out be sigmoid or linear, got {dims} and {out!r}")
+        self.layers = mlp(dims, hidden)
+        self.M, self.shape, self.out = dims[0], tuple(shape), out
+
+    def forward(self, z: Tensor) -> Tensor:
+        y = self.layers(z).float().view(-1, *self.shape)
+        return 2 * torch.sigmoid(y) - 1 if self.out == "sigmoid" else y
+
+
+class MlpEncoder(nn.Module):
+    """e: images or points (B, ...), flattened -> codes (B, dims[-1]) float32; unit rows for the sphere prior."""
+
+    def __init__(self, dims: tuple[int, ...], prior: str = "sphere", hidden: type[nn.Module] = nn.Tanh):
+        super().__init__()
+        self.layers = mlp(dims, hidden)
+        self.M, self.prior = dims[-1], sphere.check_prior(prior)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.layers(x.reshape(len(x), -1)).float()
+        return sphere.project(e) if self.prior == "sphere" else e
+
+
+def mlp(dims: tuple[int, ...], hidden: type[nn.Module]) -> nn.Sequential:
+    """Linear layers of widths `dims`, `hidden()` between them; the framework's initialisation."""
+    layers: list[nn.Module] = []
+    for c_in, c_out in zip(dims, dims[1:], strict=False):
+        layers += [nn.Linear(c_in, c_out), hidden()]
+    return nn.Sequential(*layers[:-1])
+
+
+class GaussianCode(nn.Module):
+    """A stochastic encoder q(z|x) = N(mean, diag sigma^2) around a net x -> (B, 2 M).
+
+    head: what the second half of the output is, "log_sigma" or "log_variance". sampled: forward draws a code (as ALI's
+    encoder does), else it gives the mean (as a VAE's reconstructions take it).
+    """
+
+    def __init__(self, net: nn.Module, *, sampled: bool, head: str = "log_sigma"):
+        super().__init__()
+        if head not in ("log_sigma", "log_variance"):
+            raise ValueError(f"unknown head {head!r}; valid: log_sigma, log_variance")
+        self.net, self.sampled, self.head = net, sampled, head
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, log sigma), each (B, M) float32."""
+        mean, spread = self.net(x).float().chunk(2, 1)
+        return mean, spread / 2 if self.head == "log_variance" else spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, log_sigma = self.moments(x)
+        return draw(mean, log_sigma) if self.sampled else mean
+
+
+def draw(mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """mean + exp(log_sigma) eps, eps ~ N(0, I)."""
+    return mean + log_sigma.exp() * torch.randn_like(mean)
 
 
 def _check(size: int, M: int, channels: int, width: int) -> None:

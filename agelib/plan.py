@@ -5,6 +5,7 @@ A profile is one YAML file (config/*.yaml, or the user's own):
     profile: quick            # also the folder under results/
     about: one line
     minutes: 30               # the whole profile on 2 CPU cores; gpu_minutes instead: on one GPU
+    threads: 1                # processor cores for one run, so that runs go side by side; without it a run takes them all
     runs:
       digits:
         notebook: 01_unconditional
@@ -55,7 +56,10 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """One profile. `runs` is in an order in which every run comes after what it needs, `summary` excluded."""
+    """One profile. `runs` is in an order in which every run comes after what it needs, `summary` excluded.
+
+    `threads`: processor cores of one run; None: all there are, one run after the other.
+    """
 
     name: str
     about: str
@@ -63,6 +67,13 @@ class Plan:
     minutes: float
     gpu: bool
     runs: Mapping[str, RunSpec]
+    threads: int | None = None
+
+    def minutes_of(self, names: Iterable[str]) -> float:
+        """About how long the runs `names` take, on 2 CPU cores or one GPU."""
+        each = [self.runs[name].minutes for name in names]
+        side_by_side = 2 if self.threads == 1 and not self.gpu else 1
+        return max([sum(each) / side_by_side, *each])
 
     def closure(self, names: Iterable[str]) -> list[str]:
         """`names` and everything they need, in the order of `runs`. PlanError on a name that is no run."""
@@ -106,7 +117,9 @@ def read(path: str | os.PathLike) -> Plan:
                 loader.dispose()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PlanError(f"{path}: {error}") from error
-    _keys(raw, {"profile": str, "about": str, "runs": dict}, {}, str(path))
+    _keys(raw, {"profile": str, "about": str, "runs": dict}, {"threads": int}, str(path))
+    if (threads := raw.get("threads")) is not None and (isinstance(threads, bool) or threads < 1):
+        raise PlanError(f"{path}: threads must be at least 1, is {threads!r}")
     minutes, gpu = _duration(raw, str(path))
     if not _NAME.fullmatch(raw["profile"]):
         raise PlanError(f"{path}: profile: {raw['profile']!r} does not fit {_NAME.pattern}")
@@ -127,7 +140,7 @@ def read(path: str | os.PathLike) -> Plan:
         for need in spec.needs:
             if need not in specs:
                 raise PlanError(f"{path}: run {spec.name}: needs {need!r}, which is none of: {', '.join(specs)}")
-    return Plan(raw["profile"], raw["about"], path, minutes, gpu, _sorted(specs, path))
+    return Plan(raw["profile"], raw["about"], path, minutes, gpu, _sorted(specs, path), threads)
 
 
 def _keys(entry: Any, required: dict[str, type], optional: dict[str, type], where: str) -> None:

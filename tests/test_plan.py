@@ -37,6 +37,19 @@ def test_a_run_comes_after_what_it_needs(tmp_path):
         read.closure(["a", "d"])
 
 
+def test_time_of_runs_side_by_side(tmp_path):
+    """Three runs of 1, 2 and 6 minutes: 9 in turn; on two cores side by side never less than the longest."""
+    runs = "  a: {notebook: n, minutes: 1}\n  b: {notebook: n, minutes: 2}\n  c: {notebook: n, minutes: 6}\n"
+    head = "profile: mine\nabout: mine\nminutes: 2\n"
+    in_turn, side = plan.read(profile(tmp_path, runs)), plan.read(profile(tmp_path, runs, head + "threads: 1\n"))
+    assert (in_turn.threads, in_turn.minutes_of("abc"), in_turn.minutes_of("ab")) == (None, 9, 3)
+    assert (side.threads, side.minutes_of("abc"), side.minutes_of("ab")) == (1, 6, 2)
+    assert plan.read(profile(tmp_path, runs, head + "threads: 4\n")).minutes_of("abc") == 9
+    for bad in ("0", "true", "1.5", "two"):
+        with pytest.raises(plan.PlanError, match="threads must be"):
+            plan.read(profile(tmp_path, runs, head + f"threads: {bad}\n"))
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

@@ -26,6 +26,7 @@ runs:
 """
 TRAIN = """
 import json, os, pathlib, sys, time
+began = time.time()
 out = pathlib.Path(out_dir)
 out.mkdir(parents=True, exist_ok=True)
 with open(out / "starts.txt", "a") as file:
@@ -33,7 +34,7 @@ with open(out / "starts.txt", "a") as file:
 if (out / "starts.txt").read_text().count("\\n") == 1:
     time.sleep(hang_first)
 record = dict(status="failed" if fail else "ok", value=value, needs=needs, python=sys.executable, cwd=os.getcwd(),
-              threads=os.environ["OMP_NUM_THREADS"])
+              threads=os.environ["OMP_NUM_THREADS"], began=began, ended=time.time())
 (out / "metrics.json").write_text(json.dumps(record))
 if fail:
     raise ArithmeticError("the loss is not finite")
@@ -207,6 +208,17 @@ def test_a_wrong_call_starts_nothing(tmp_path, arguments, message):
     assert code == 2
     assert message in output
     assert not suite.results.exists()
+
+
+@pytest.mark.parametrize(("head", "threads", "together"), [("threads: 1\n", "1", True), ("", "2", False)])
+def test_runs_go_side_by_side_where_the_profile_gives_each_one_core(tmp_path, head, threads, together):
+    runs = "".join(f"  {name}: {{notebook: train, minutes: 2, params: {{hang_first: 6}}}}\n" for name in "ab")
+    suite = Suite(tmp_path, f"profile: tiny\nabout: two\nminutes: 3\n{head}runs:\n{runs}")
+    code, output = suite.run("--profile", "mine.yaml", "--cores", "2")
+    assert code == 0, output
+    a, b = suite.metrics("a"), suite.metrics("b")
+    assert a["threads"] == b["threads"] == threads
+    assert (min(a["ended"], b["ended"]) > max(a["began"], b["began"])) == together
 
 
 def test_the_smoke_profile_runs_every_notebook(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -98,6 +99,7 @@ def choose(profile: str | None) -> tuple[Path, str]:
     raise PlanError(f"--profile {profile}: neither a file nor one of: {', '.join(profiles())}")
 
 
+@functools.cache
 def cuda_gpu() -> str | None:
     """The name of the GPU that PyTorch would use, or None. Asks PyTorch (seconds) only where a driver is present."""
     if shutil.which("nvidia-smi") is None:
@@ -109,7 +111,7 @@ def cuda_gpu() -> str | None:
 def header(plan: Plan, why: str, names: list[str], results: Path) -> str:
     """The first lines: which profile and why, the data sets at hand, the time it will take."""
     left = [name for name in names if not done(plan, name, results)]
-    minutes = plan.minutes if len(left) == len(plan.runs) else sum(plan.runs[name].minutes for name in left)
+    minutes = plan.minutes if len(left) == len(plan.runs) else plan.minutes_of(left)
     device = "one GPU" if plan.gpu else "2 CPU cores"
     lines = [
         f"profile  {plan.name}: {plan.about}",
@@ -255,6 +257,7 @@ def _write(path: Path, text: str) -> None:
 def snakemake(plan: Plan, runs: dict[str, dict], targets: list[str], results: Path, cores: int, dry: bool) -> int:
     """Brings the runs `targets` up to date, starting no others than `runs`. Returns Snakemake's exit code."""
     config = {"profile": plan.name, "root": str(ROOT), "python": sys.executable, "runs": runs, "targets": targets}
+    config |= {"threads": plan.threads or cores, "gpu": int(cuda_gpu() is not None)}
     config_file = results / ".plan" / plan.name / ("summary.json" if targets == [SUMMARY] else "runs.json")
     _write(config_file, json.dumps(config, indent=1))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(results)]

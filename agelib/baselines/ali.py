@@ -1,0 +1,321 @@
+"""Adversarially learned inference (Dumoulin et al., ICLR 2017): generator, stochastic encoder, discriminator of pairs.
+
+Symbols: x images (B, C, H, W) in [-1, 1]; z ~ N(0, I), (B, M); zh ~ q(z|x) = N(mean, diag sigma^2) the encoder's code;
+xt = g(z); d the discriminator's logit of a pair, high for (x, zh).
+
+    discriminator:        minimise  E softplus(-d(x, zh)) + E softplus(d(xt, z))
+    generator, encoder:   minimise  E softplus(d(x, zh)) + E softplus(-d(xt, z))
+
+Both losses come from one forward pass, in which the discriminator sees the 2B pairs as one batch (so its BatchNorm runs
+over both halves), and all three networks are updated at the same time.
+
+Networks, of the released code (github.com/IshmaelBelghazi/ALI, experiments/ali_*.py): convolutions without padding;
+no bias where BatchNorm follows; the encoder's and the generator's last layers have a bias for each position (untied).
+Where paper and code differ the code is followed: CelebA's discriminator has no BatchNorm on its first layer and dropout
+0.2 on its convolutions' inputs (table 4 says BatchNorm and none); CIFAR-10's maxout halves the listed widths (table 3 gives
+them as outputs) and drops out only some layers' inputs; 123 epochs of CelebA, 1000 of Tiny ImageNet (table 5: 125).
+Not copied: the weights' moving averages aside, BatchNorm's epsilon is this framework's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agelib import fast, networks
+from agelib.step import Step
+
+
+@dataclass(frozen=True)
+class AliConfig:
+    """Settings of one ALI training; the defaults are the released ones. "beta2 = 1e-3" of ALI's tables is 1 - beta2."""
+
+    lr: float = 1e-4  # Adam, all networks
+    beta1: float = 0.5
+    beta2: float = 0.999
+    precision: str = "auto"  # fp32 | bf16 | auto
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The networks for one data set. Layers are (kernel, stride, channels); `e` and `x` end at a 1x1 map.
+
+    e: encoder up to its head, which is a 1x1 convolution to 2 M. g: generator after `g_dense` 1x1 layers, all transposed,
+    before the last 1x1 convolution. x, z, joint: widths of the discriminator's three parts.
+    """
+
+    size: int
+    M: int
+    e: tuple[tuple[int, int, int], ...]
+    g: tuple[tuple[int, int, int], ...]
+    x: tuple[tuple[int, int, int], ...]
+    z: tuple[int, ...]
+    joint: tuple[int, ...]
+    g_dense: tuple[int, ...] = ()
+    leak: float = 0.01
+    z_bias: bool = False
+    maxout: bool = False  # in the discriminator, two pieces, instead of LeakyReLU and BatchNorm
+    dropout: float = 0.2  # on every convolution's input in the discriminator; with maxout see Discriminator
+
+
+_SMALL = ((5, 1, 32), (4, 2, 64), (4, 1, 128), (4, 2, 256), (4, 1, 512))
+_SMALL_G = ((4, 1, 256), (4, 2, 128), (4, 1, 64), (4, 2, 32), (5, 1, 32), (1, 1, 32))
+_CELEBA = ((2, 1, 64), (7, 2, 128), (5, 2, 256), (7, 2, 256), (4, 1, 512))
+_CELEBA_G = ((4, 1, 512), (7, 2, 256), (5, 2, 256), (7, 2, 128), (2, 1, 64))
+_TINY = ((4, 2, 64), (4, 1, 64), (4, 2, 128), (4, 1, 128), (4, 2, 256), (4, 1, 256))
+_TINY_G = ((4, 1, 256), (4, 2, 128), (4, 1, 128), (4, 2, 64), (4, 1, 64), (4, 2, 64))
+SPECS = {
+    "svhn": Spec(32, 256, (*_SMALL, (1, 1, 512)), _SMALL_G, _SMALL, (512, 512), (1024, 1024)),
+    "cifar10": Spec(
+        32, 64, (*_SMALL, (1, 1, 512)), _SMALL_G, _SMALL, (512, 512), (1024, 1024), leak=0.1, maxout=True
+    ),
+    "celeba": Spec(64, 256, _CELEBA, _CELEBA_G, _CELEBA, (1024, 1024), (2048, 2048), leak=0.02),
+    "tiny_imagenet": Spec(
+        64, 256, (*_TINY, (1, 1, 2048), (1, 1, 2048)), _TINY_G, _TINY, (2048, 2048), (4096, 4096), (2048, 256), z_bias=True
+    ),
+}  # fmt: skip
+SIZES = {32: "svhn", 64: "celeba"}  # the networks for a data set that ALI did not use, by image size
+
+
+def spec_for(dataset: str, size: int) -> Spec:
+    """ALI's networks for `dataset`, or for another set those of SVHN at 32 px and of CelebA at 64 px. ValueError else."""
+    if dataset in SPECS and SPECS[dataset].size == size:
+        return SPECS[dataset]
+    if size not in SIZES:
+        known = ", ".join(f"{name} ({spec.size} px)" for name, spec in SPECS.items())
+        raise ValueError(f"ALI has no networks for {dataset} at {size} px; it has: {known}")
+    return SPECS[SIZES[size]]
+
+
+class UntiedBias(nn.Module):
+    """A bias for each channel and position: (B, C, H, W) + (C, H, W)."""
+
+    def __init__(self, channels: int, size: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, size, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Maxout(nn.Module):
+    """The larger of each pair of neighbouring channels: (B, C, H, W) -> (B, C/2, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        return x.view(B, C // 2, 2, H, W).amax(2)
+
+
+class Generator(nn.Module):
+    """g: codes (B, M) -> images (B, channels, size, size) in [-1, 1]; a sigmoid, scaled, with an untied bias before it."""
+
+    def __init__(self, spec: Spec, M: int, channels: int, width: float):
+        super().__init__()
+        layers: list[nn.Module] = []
+        c_in = M
+        for kernel, stride, c_out in [(1, 1, c) for c in spec.g_dense] + list(spec.g):
+            c_out = _scaled(c_out, width)
+            layers += [nn.ConvTranspose2d(c_in, c_out, kernel, stride, bias=False), _norm(c_out)]
+            layers += [nn.LeakyReLU(spec.leak, inplace=True)]
+            c_in = c_out
+        layers += [nn.Conv2d(c_in, channels, 1, bias=False), UntiedBias(channels, spec.size)]
+        self.layers = nn.Sequential(*layers)
+        self.M, self.size, self.channels = M, spec.size, channels
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.M:
+            raise ValueError(f"the generator takes codes (B, {self.M}), got {tuple(z.shape)}")
+        return 2 * torch.sigmoid(self.layers(z[:, :, None, None]).float()) - 1
+
+    def set_mean(self, mean: Tensor) -> None:
+        """Set the last bias so that the output is `mean` (C, H, W), in (-1, 1), where the layer's input is zero.
+
+        ALI takes the mean of 500 training images.
+        """
+        with torch.no_grad():
+            self.layers[-1].bias.copy_(torch.logit((mean + 1) / 2, eps=1e-3))
+
+
+class EncoderMapping(nn.Module):
+    """Images (B, channels, size, size) in [-1, 1] -> (B, 2 M): mean and log sigma of the code."""
+
+    def __init__(self, spec: Spec, M: int, channels: int, width: float):
+        super().__init__()
+        layers: list[nn.Module] = []
+        c_in = channels
+        for kernel, stride, c_out in spec.e:
+            c_out = _scaled(c_out, width)
+            layers += [nn.Conv2d(c_in, c_out, kernel, stride, bias=False), _norm(c_out)]
+            layers += [nn.LeakyReLU(spec.leak, inplace=True)]
+            c_in = c_out
+        layers += [nn.Conv2d(c_in, 2 * M, 1, bias=False), UntiedBias(2 * M, 1), nn.Flatten()]
+        self.layers = nn.Sequential(*layers)
+        self.size, self.channels = spec.size, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1:] != (self.channels, self.size, self.size):
+            want = f"(B, {self.channels}, {self.size}, {self.size})"
+            raise ValueError(f"the encoder takes images {want}, got {tuple(x.shape)}")
+        return self.layers((x + 1) / 2)
+
+
+class Discriminator(nn.Module):
+    """d: images (B, channels, size, size) in [-1, 1] and codes (B, M) -> logits (B,), high for (x, e(x)).
+
+    Dropout on inputs: with LeakyReLU 0.2 on every layer. With maxout (CIFAR-10) 0.2 on the two first layers, and 0.5 on
+    the inputs that the code's index arithmetic reaches: the second and fifth convolution, the third maxout, D(z)'s
+    second layer and the joint layers.
+    """
+
+    def __init__(self, spec: Spec, M: int, channels: int, width: float):
+        super().__init__()
+        half = 2 if spec.maxout else 1
+        rate = (lambda reached: 0.5 * reached) if spec.maxout else (lambda reached: spec.dropout)
+        self.x_layers, self.z_layers, self.joint_layers = (nn.Sequential() for _ in range(3))
+        c_in = channels
+        for i, (kernel, stride, c_out) in enumerate(spec.x):
+            c_out = _scaled(c_out, width)
+            self.x_layers.append(nn.Dropout(spec.dropout if i == 0 else rate(i in (1, 4))))
+            self.x_layers.append(nn.Conv2d(c_in, c_out, kernel, stride, bias=i == 0))
+            if spec.maxout:
+                self.x_layers.extend([nn.Dropout(0.5 * (i == 2)), Maxout()])
+            else:
+                self.x_layers.extend([_norm(c_out)] if i else [])
+                self.x_layers.append(nn.LeakyReLU(spec.leak, inplace=True))
+            c_in = c_out // half
+        self.x_layers.append(nn.Flatten())
+        x_out, c_in = c_in, M
+        for i, c_out in enumerate(spec.z):
+            c_out = _scaled(c_out, width)
+            self.z_layers.append(nn.Dropout(spec.dropout if i == 0 else rate(True)))
+            self.z_layers.append(nn.Linear(c_in, c_out, bias=spec.z_bias))
+            self.z_layers.append(_MaxoutVector() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
+            c_in = c_out // half
+        c_in += x_out
+        for c_out in spec.joint:
+            c_out = _scaled(c_out, width)
+            self.joint_layers.extend([nn.Dropout(rate(True)), nn.Linear(c_in, c_out)])
+            self.joint_layers.append(_MaxoutVector() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
+            c_in = c_out // half
+        self.joint_layers.extend([nn.Dropout(rate(True)), nn.Linear(c_in, 1)])
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        both = torch.cat([self.x_layers((x + 1) / 2), self.z_layers(z)], 1)
+        return self.joint_layers(both).float().squeeze(1)
+
+
+class _MaxoutVector(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1, 2).amax(2)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(2, 2 * round(channels * width / 2))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, momentum=0.05)
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights N(0, 0.01), biases 0, BatchNorm 1 and 0, as released."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(m.weight, 0.0, 0.01)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def build(
+    dataset: str,
+    size: int,
+    *,
+    channels: int = 3,
+    width: float = 1.0,
+    M: int | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, nn.Module]:
+    """{"g", "e", "d"} for `dataset` at `size` px, channels_last on `device`, initialised from torch's global RNG.
+
+    width: factor on every hidden layer's channels, 1 for ALI's own. M: dimensions of z, default ALI's. Raises ValueError
+    for a size or a number of channels that there are no networks for.
+    """
+    spec = spec_for(dataset, size)
+    if channels not in (1, 3) or width <= 0:
+        raise ValueError(f"ALI's networks take 1 or 3 channels and width > 0, got {channels} and {width}")
+    M = M or spec.M
+    e = networks.GaussianCode(EncoderMapping(spec, M, channels, width), sampled=True)
+    nets = {"g": Generator(spec, M, channels, width), "e": e, "d": Discriminator(spec, M, channels, width)}
+    for net in nets.values():
+        initialise(net)
+    return {name: net.to(device, memory_format=torch.channels_last) for name, net in nets.items()}
+
+
+class MlpDiscriminator(nn.Module):
+    """d: images or points (B, ...) and codes (B, M), joined -> logits (B,); LeakyReLU, dropout 0.2 on every input."""
+
+    def __init__(self, dims: tuple[int, ...], leak: float = 0.01, dropout: float = 0.2):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in zip(dims, dims[1:], strict=False):
+            layers += [nn.Dropout(dropout), nn.Linear(c_in, c_out), nn.LeakyReLU(leak)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.layers(torch.cat([x.reshape(len(x), -1), z], 1)).float().squeeze(1)
+
+
+def build_mlp(
+    shape: tuple[int, ...] = (1, 28, 28), M: int = 10, *, device: torch.device | str = "cpu"
+) -> dict[str, nn.Module]:
+    """{"g", "e", "d"}, fully connected, for the likelihood experiment; the paper names none of them.
+
+    g: the 10-d decoder of Wu et al. (2017); e: 784-1024-256-256-64-20 tanh, mean and log sigma; d: 794-1024-1024-1.
+    """
+    D = math.prod(shape)
+    g = networks.MlpGenerator((M, 64, 256, 256, 1024, D), shape)
+    e = networks.GaussianCode(networks.MlpEncoder((D, 1024, 256, 256, 64, 2 * M), "gaussian"), sampled=True)
+    nets = {"g": g, "e": e, "d": MlpDiscriminator((D + M, 1024, 1024, 1))}
+    return {name: net.to(device) for name, net in nets.items()}
+
+
+def make_step(nets: dict[str, nn.Module], cfg: AliConfig) -> Step:
+    """One simultaneous update of generator, encoder and discriminator on the batch x.
+
+    nets: {"g", "e", "d"}: g(z) -> x, e.moments(x) -> (mean, log sigma), d(x, z) -> logits. The step logs d_loss and g_loss
+    (nats, mean over the batch), the mean probability that d gives to real and to generated pairs (p_real, p_fake), and
+    the mean sigma of the codes.
+    """
+    g, e, d = nets["g"], nets["e"], nets["d"]
+    device = next(g.parameters()).device
+    precision = fast.choose_precision(cfg.precision, device)
+    of_d, of_ge = list(d.parameters()), [*g.parameters(), *e.parameters()]
+    betas = (cfg.beta1, cfg.beta2)
+    optimizers = {name: fast.adam(net, cfg.lr, betas) for name, net in nets.items()}
+
+    def update(x: Tensor) -> dict[str, Tensor]:
+        z = torch.randn(len(x), g.M, device=device)
+        with fast.autocast(device, precision):
+            mean, log_sigma = e.moments(x)
+            zh = networks.draw(mean, log_sigma)
+            xt = g(z)
+            logits = d(torch.cat([x, xt]), torch.cat([zh, z]))
+        real, fake = logits[: len(x)], logits[len(x) :]
+        d_loss = (F.softplus(-real) + F.softplus(fake)).mean()
+        g_loss = (F.softplus(real) + F.softplus(-fake)).mean()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        torch.autograd.backward(d_loss, inputs=of_d, retain_graph=True)
+        torch.autograd.backward(g_loss, inputs=of_ge)
+        for optimizer in optimizers.values():
+            optimizer.step()
+        logs = {"d_loss": d_loss, "g_loss": g_loss, "p_real": real.sigmoid().mean(), "p_fake": fake.sigmoid().mean()}
+        logs["sigma"] = log_sigma.exp().mean()
+        return {name: value.detach() for name, value in logs.items()}
+
+    config = asdict(cfg) | {"method": "ali", "precision": precision}
+    return Step(update, dict(nets), optimizers, None, config)
