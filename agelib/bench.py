@@ -4,8 +4,9 @@
 
 One iteration is 1 encoder and 2 generator updates at batch 64. "Released way": fp32, NCHW, convolutions throughout,
 nothing frozen, Adam tensor by tensor, the C library's default allocator thresholds. "Ours": `age.make_step` as `fit`
-runs it. Times are medians; the arithmetic is counted from the layers, and its share of the machine's own matrix-product
-speed, measured here in the same precision, says how much is left.
+runs it. The rivals' plain way is their own update in fp32 and NCHW with that Adam and allocator. Times are medians; the
+arithmetic is counted from the layers, and its share of the machine's own matrix-product speed, measured here in the same
+precision, says how much is left.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from agelib import age, allocator, fast, fit, losses, networks, sphere
+from agelib.baselines import ali, gan, vae
 from agelib.run import Run, environment
+from agelib.step import Step
 
 BATCH = 64
 CASES = ((32, 128), (64, 64))  # size in pixels, M
+RIVALS = {"ali": (ali, ali.AliConfig), "vae": (vae, vae.VaeConfig), "gan": (gan, gan.GanConfig)}
 
 
 class _FromMap(nn.Module):
@@ -69,20 +73,20 @@ def released_step(nets: dict[str, nn.Module], M: int, lam: float = 1000.0, mu: f
     return update
 
 
-def multiplications(net: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of the convolutions and linear maps in one forward pass of `net` on `example`."""
+def multiplications(net: nn.Module, *examples: Tensor) -> int:
+    """Multiply-adds of the convolutions and linear maps in one forward pass of `net` on `examples`."""
     total = 0
 
     def count(module, inputs, output):
         nonlocal total
         spatial = inputs[0] if isinstance(module, nn.ConvTranspose2d) and inputs[0].ndim == 4 else output
-        positions = spatial.shape[2] * spatial.shape[3] if not isinstance(module, fast.FromVector | fast.ToVector) else 1
-        total += len(example) * positions * module.weight.numel()
+        dense = isinstance(module, fast.FromVector | fast.ToVector | nn.Linear)
+        total += len(inputs[0]) * module.weight.numel() * (1 if dense else spatial.shape[2] * spatial.shape[3])
 
-    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
     hooks = [m.register_forward_hook(count) for m in layers]
     with torch.no_grad():
-        net(example)
+        net(*examples)
     for hook in hooks:
         hook.remove()
     return total
@@ -118,16 +122,13 @@ def matrix_peak(dtype: torch.dtype, device: torch.device, n: int = 2048) -> floa
     return 2 * n**3 / best / 1e12
 
 
-def compare_ways(size: int, M: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds of an iteration, the released way and ours in turn, with the allocator that each is meant for."""
-    torch.manual_seed(0)
-    plain = {k: net.to(device) for k, net in plain_networks(size, M).items()}
-    ours = networks.build(size, M, device=device)
-    x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
-    ways = {
-        "released": (released_step(plain, M), x, allocator.settle_default),
-        "ours": (age.make_step(ours, age.AgeConfig(M=M)), x.to(memory_format=torch.channels_last), allocator.tune),
-    }
+def in_turn(
+    ways: dict[str, tuple[Callable, Tensor, Callable]], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` iterations of each way, one after the other in turn, after two rounds to warm up.
+
+    ways: name -> (step, batch, what sets the allocator that the way is meant for).
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(repeats + 2):
         for name, (step, batch, set_allocator) in ways.items():
@@ -138,7 +139,101 @@ def compare_ways(size: int, M: int, device: torch.device, repeats: int) -> dict[
             if i >= 2:
                 times[name].append(_clock(device) - start)
     allocator.tune()
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def compare_ways(size: int, M: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Median seconds of an AGE iteration, the released way and ours in turn."""
+    torch.manual_seed(0)
+    plain = {k: net.to(device) for k, net in plain_networks(size, M).items()}
+    ours = networks.build(size, M, device=device)
+    x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
+    step = age.make_step(ours, age.AgeConfig(M=M))
+    ways = {"released": (released_step(plain, M), x, allocator.settle_default), "ours": (step, _last(x), allocator.tune)}
+    return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
+
+
+def rival_networks(method: str, size: int, device: torch.device | str = "cpu") -> dict[str, nn.Module]:
+    """The networks of a rival at their published sizes: ALI's for SVHN or CelebA, a VAE with M 64, a GAN with M 100."""
+    if method == "ali":
+        return ali.build(ali.SIZES[size], size, device=device)
+    return vae.build(size, 64, device=device) if method == "vae" else gan.build(size, device=device)
+
+
+def rival_step(method: str, nets: dict[str, nn.Module], *, plain: bool) -> Step:
+    """The rival's update: ours, or in fp32 with Adam tensor by tensor, for networks in NCHW."""
+    module, config = RIVALS[method]
+    if not plain:
+        return module.make_step(nets, config())
+    fused = fast.adam
+    fast.adam = lambda net, lr, betas: torch.optim.Adam(net.parameters(), lr, betas, foreach=False, fused=False)
+    try:
+        return module.make_step(nets, config(precision="fp32"))
+    finally:
+        fast.adam = fused
+
+
+def compare_rival(method: str, size: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Median seconds of a rival's iteration at batch 64, the plain way and ours in turn."""
+    torch.manual_seed(0)
+    plain = {k: net.to(memory_format=torch.contiguous_format) for k, net in rival_networks(method, size, device).items()}
+    x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
+    ours = rival_step(method, rival_networks(method, size, device), plain=False)
+    ways = {"plain": (rival_step(method, plain, plain=True), x, allocator.settle_default)}
+    ways["ours"] = (ours, _last(x), allocator.tune)
+    return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
+
+
+def rival_flop(method: str, size: int) -> float:
+    """Floating-point operations an image of a rival's iteration, as `iteration_flop` counts them.
+
+    ALI: generator and encoder forward and backward (3 each), the discriminator on both pairs forward, backward for its own
+    loss (2) and back to its inputs for the other's (1). GAN: the discriminator forward and backward on real and generated
+    images, and once more there and back to the input. VAE: 3 each.
+    """
+    nets = rival_networks(method, size)
+    x, z = torch.zeros(1, 3, size, size), torch.zeros(1, nets["g"].M)
+    for net in nets.values():
+        net.eval()
+    G = multiplications(nets["g"], z)
+    E = multiplications(nets["e"], x) if "e" in nets else 0
+    D = 0 if method == "vae" else multiplications(nets["d"], *((x, z) if method == "ali" else (x,)))
+    return 2.0 * (3 * G + 3 * E + 8 * D)
+
+
+def epoch_times(
+    size: int, n_images: int, *, n_g_steps: int = 2, repeats: int = 3, device: torch.device | str = "cpu"
+) -> list[dict]:
+    """Rows for metrics.json: seconds per epoch of n_images for AGE and for ALI, and their ratio, which is 3 in the paper.
+
+    Iterations in turn, on random images, each at its published size and batch (AGE: width 64, M 128 at 32 px and 64 at
+    64 px, B 64; ALI: its SVHN or CelebA networks, B 100), same device and precision; operations and parameters beside.
+    """
+    device, M = torch.device(device), dict(CASES)[size]
+    nets = {"AGE": networks.build(size, M, device=device), "ALI": rival_networks("ali", size, device)}
+    steps = {"AGE": age.make_step(nets["AGE"], age.AgeConfig(M=M, n_g_steps=n_g_steps))}
+    steps["ALI"] = rival_step("ali", nets["ALI"], plain=False)
+    batch = {"AGE": BATCH, "ALI": 100}
+    x = {name: _last(torch.rand(B, 3, size, size, device=device) * 2 - 1) for name, B in batch.items()}
+    times = in_turn({name: (steps[name], x[name], allocator.tune) for name in steps}, device, repeats)
+    flop = {"AGE": iteration_flop(size, M, n_g_steps) / BATCH, "ALI": rival_flop("ali", size)}
+    rows, epoch = [], {}
+    for name, B in batch.items():
+        each = [n_images // B * seconds for seconds in times[name]]
+        epoch[name] = statistics.median(each)
+        updates = f"1 e + {n_g_steps} g updates" if name == "AGE" else "simultaneous updates"
+        about = {"model": name, "protocol": f"{size} px, B {B}, {updates}, published width; {n_images} images"}
+        spread = {"std": statistics.pstdev(each), "n": repeats}
+        rows.append(about | spread | {"metric": "seconds per epoch", "value": epoch[name]})
+        rows.append(about | {"metric": "GFLOP per image", "value": flop[name] / 1e9})
+        rows.append(about | {"metric": "parameters", "value": sum(map(networks.n_parameters, nets[name].values()))})
+    precision = steps["AGE"].config["precision"]
+    about = {"protocol": f"median of {repeats} iterations each, in turn, {size} px, both in {precision}", "n": repeats}
+    return [*rows, about | {"model": "ALI / AGE", "metric": "epoch time ratio", "value": epoch["ALI"] / epoch["AGE"]}]
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last)
 
 
 def loop_overhead(device: torch.device, n_steps: int = 12) -> tuple[float, float]:
@@ -188,6 +283,15 @@ def main() -> None:
             f"{f'{size} px, M={M}':<30}{t['released'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
             f"{t['released'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
         )
+    print(f"{'rivals (B=64)':<30}{'plain way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
+    for size, _ in CASES:
+        for method in RIVALS:
+            t, flop = compare_rival(method, size, device, repeats), BATCH * rival_flop(method, size)
+            share = flop / t["ours"] / 1e12 / peaks[precision]
+            print(
+                f"{f'{method}, {size} px':<30}{t['plain'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
+                f"{t['plain'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
+            )
     outside, fetch = loop_overhead(device)
     print(f"training loop: {outside:.1%} of the time outside the updates, fetching batches {fetch:.1%}")
 

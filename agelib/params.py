@@ -28,10 +28,24 @@ class _Notebook(BaseModel):
     profile: str
     run_name: str
 
-    @field_validator("out_dir", "results_dir", "reference", check_fields=False)
+    @field_validator("out_dir", "results_dir", "reference", "rivals_dir", check_fields=False)
     @classmethod
-    def _from_the_root(cls, path: str) -> str:
-        return from_root(path)
+    def _from_the_root(cls, path: str | None) -> str | None:
+        return None if path is None else from_root(path)
+
+
+class RivalSettings(BaseModel):
+    """How one rival of `agelib.rivals` is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_epochs: int = Field(ge=1)
+    more_epochs: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=2)
+    width: float | None = Field(default=None, gt=0)
+    M: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
 
 
 class Unconditional(_Notebook):
@@ -63,6 +77,9 @@ class Unconditional(_Notebook):
     finetune_epochs: int = Field(ge=0)
     finetune_batch_size: int = Field(ge=2)
     finetune_mu: float = Field(ge=0)
+    rivals: dict[Literal["ali", "vae", "gan"], RivalSettings]
+    rivals_dir: str | None
+    epoch_repeats: int = Field(ge=0)
     classifier_steps: int = Field(ge=0)
     n_samples: int = Field(ge=64)
     seed: int = Field(ge=0)

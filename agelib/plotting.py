@@ -144,6 +144,38 @@ def figure2(
     return _stack([drawn], title, legend=_PAIR_LEGEND)
 
 
+def figure3(
+    x: Any, reconstructions: Mapping[str, Any], samples: Mapping[str, Any] | None = None, *, nrows: int = 6,
+    title: str | None = None,
+) -> Figure:
+    """The layout of the paper's Figure 3: held-out images in the first column, then each model's reconstructions of them,
+    as many such blocks side by side as fit; below, samples of each model.
+
+    x and each of `reconstructions`: (N, C, H, W) of equal shape; each of `samples`: (K, C, H, W). Keys are the headings.
+    """  # fmt: skip
+    columns = {"x": to_rgb8(x)} | {name: to_rgb8(images) for name, images in reconstructions.items()}
+    shapes = {tiles.shape for tiles in columns.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"x and its reconstructions differ in shape (N, H, W, colours): {sorted(shapes)}")
+    zoom = max(1, 64 // columns["x"].shape[1])
+    widths = [max(zoom * tiles.shape[2] + 4, _text_width(name, 10)) + _BETWEEN for name, tiles in columns.items()]
+    blocks = max(1, min((_FIGURE2_PX - 2 * _MARGIN) // sum(widths), len(columns["x"]) // nrows))
+    top = []
+    for block in range(blocks):
+        for name, tiles in columns.items():
+            part = tiles[block * nrows : (block + 1) * nrows]
+            frames = [REAL_COLOUR if name == "x" else MADE_COLOUR] * len(part)
+            column = _mosaic(part, 1, zoom, gap=(1, 1), frames=frames)
+            room = max(0, _text_width(name, 10) + 4 - column.shape[1])
+            top.append((name, np.pad(column, ((0, 0), (0, room), (0, 0)), constant_values=255)))
+    rows = [top]
+    if samples:
+        ncols = max(2, (_FIGURE2_PX // len(samples) - _BETWEEN) // (zoom * columns["x"].shape[2] + 2))
+        made = {f"samples: {name}": to_rgb8(images)[: 3 * ncols] for name, images in samples.items()}
+        rows.append([(name, _mosaic(tiles, ncols, zoom, gap=(1, 1))) for name, tiles in made.items()])
+    return _stack(rows, title, legend=[("held-out image", REAL_COLOUR), ("reconstruction", MADE_COLOUR)])
+
+
 def interpolations(rows: Any, title: str | None = "Interpolations between two codes along the sphere") -> Figure:
     """One row of pictures for each path; the two framed ends are the codes that the path joins.
 
@@ -198,9 +230,12 @@ _NAMES = {
     "var_fake": "fake: e(g(z))",
     "l_x": "‖g(e(x)) − x‖",
     "l_z": "e(g(z)) against z",
+    "d_loss": "discriminator",
+    "g_loss": "generator",
+    "neg_elbo": "negative ELBO, nats an image",
 }
 _COLOURS = {"kl_real": BLUE, "kl_fake": ORANGE, "l_x": GREEN, "l_z": PURPLE}
-_COLOURS |= {"var_real": BLUE, "var_fake": ORANGE}
+_COLOURS |= {"d_loss": BLUE, "g_loss": ORANGE, "neg_elbo": GREEN, "var_real": BLUE, "var_fake": ORANGE}
 _AXES = ("step", "epoch", "seconds")
 
 
@@ -243,7 +278,7 @@ def learning_curves(
 def _curve_panels(columns: dict[str, np.ndarray]) -> list[tuple[str, list[str]]]:
     """(heading, columns) of each panel; adds the column kl_fake - kl_real."""
     panels = []
-    divergences = [n for n in columns if n.startswith("kl")]
+    divergences = [n for n in columns if n.startswith("kl_")]
     if divergences:
         panels.append(("Divergence of codes from the prior", divergences))
     if {"kl_real", "kl_fake"} <= columns.keys():
@@ -252,7 +287,9 @@ def _curve_panels(columns: dict[str, np.ndarray]) -> list[tuple[str, list[str]]]
     variances = [n for n in columns if n.startswith("var")]
     if variances:
         panels.append(("Mean variance of a code coordinate", variances))
-    headings = {"l_x": "Reconstruction of images", "l_z": "Reconstruction of codes"}
+    if {"d_loss", "g_loss"} <= columns.keys():
+        panels.append(("Adversarial losses, nats", ["d_loss", "g_loss"]))
+    headings = {"neg_elbo": "Bound of the likelihood", "l_x": "Reconstruction of images", "l_z": "Reconstruction of codes"}
     panels += [(headings[n], [n]) for n in headings if n in columns]
     panels += [(n, [n]) for n in columns if n.startswith(("l_", "loss")) and n not in headings]
     return panels

@@ -32,3 +32,47 @@ def test_both_ways_compute_the_same_iteration(size):
         for a, b in zip(net.parameters(), plain[name].parameters(), strict=True):
             difference = (a - b).abs()  # Adam moves a weight by up to 2e-4, in the gradient's sign: rounding flips a few
             assert difference.mean() < 4e-6 and difference.max() < 1e-3
+
+
+def test_arithmetic_of_the_rivals_by_hand():
+    """ALI's SVHN networks, multiply-adds an image: each convolution's weights times its output's (or, transposed, input's)
+    positions. Each step counts 3 G + 3 E + 8 D; VAE and GAN likewise from their layers."""
+    convs = 2400 * 784 + 32768 * 169 + 131072 * 100 + 524288 * 16 + 2097152
+    E = convs + 262144 + 512 * 512
+    G = 1048576 + 524288 * 16 + 131072 * 100 + 32768 * 169 + 25600 * 784 + 1024 * 1024 + 96 * 1024
+    D = convs + 256 * 512 + 512 * 512 + 1024 * 1024 * 2 + 1024
+    assert bench.rival_flop("ali", 32) == 2 * (3 * G + 3 * E + 8 * D)
+    g = 100 * 4096 + 819200 * 16 + 204800 * 64 + 4800 * 256
+    d = 4800 * 256 + 204800 * 64 + 819200 * 16 + 4096
+    assert bench.rival_flop("gan", 32) == 2 * (3 * g + 8 * d)
+    age_e, age_g = 3072 * 256 + 131072 * 64 + 524288 * 16 + 524288 * 4, 524288 + 2097152 * 16 + 524288 * 64 + 262144 * 256
+    assert bench.rival_flop("vae", 32) == 2 * (3 * (age_g + 384 * 1024) + 3 * age_e)
+
+
+@pytest.mark.parametrize("method", bench.RIVALS)
+def test_both_ways_of_a_rival_compute_the_same_iteration(method, monkeypatch):
+    x = torch.rand(4, 3, 32, 32) * 2 - 1
+    nets = {}
+    for plain in (True, False):
+        torch.manual_seed(0)
+        nets[plain] = bench.rival_networks(method, 32)
+        monkeypatch.setattr(bench.fast, "choose_precision", lambda precision, device: "fp32")
+        step = bench.rival_step(method, nets[plain], plain=plain)
+        assert {o.defaults["fused"] for o in step.optimizers.values()} == {not plain}
+        torch.manual_seed(1)
+        step(x)
+    for name, net in nets[True].items():
+        for a, b in zip(net.parameters(), nets[False][name].parameters(), strict=True):
+            assert (a - b).abs().mean() < 2e-5  # Adam moves by up to the learning rate in the gradient's sign
+
+
+def test_epoch_times_are_of_the_published_sizes(monkeypatch):
+    monkeypatch.setattr(bench, "in_turn", lambda ways, device, repeats: {"AGE": [0.5, 0.7, 0.6], "ALI": [2.0, 2.0, 3.0]})
+    rows = {(row["model"], row["metric"]): row for row in bench.epoch_times(32, 6400, n_g_steps=3)}
+    assert rows["AGE", "seconds per epoch"]["value"] == pytest.approx(60)  # 100 iterations of B 64
+    assert rows["ALI", "seconds per epoch"]["value"] == pytest.approx(128)  # 64 of B 100
+    assert rows["ALI / AGE", "epoch time ratio"]["value"] == pytest.approx(128 / 60)
+    assert rows["AGE", "parameters"]["value"] == 3_934_595 + 1_183_616
+    assert rows["ALI", "parameters"]["value"] == 1_767_584 + 3_315_488 + 5_283_073
+    assert rows["AGE", "GFLOP per image"]["value"] * 64 == pytest.approx(bench.iteration_flop(32, 128, 3) / 1e9)
+    assert "B 64, 1 e + 3 g updates" in rows["AGE", "seconds per epoch"]["protocol"]

@@ -35,6 +35,8 @@ ALLOWED = {
     "age": {"networks", "losses"} | CORE,
     "baselines": {"networks", "losses"} | CORE,
     "metrics": set(),
+    "scores": {"metrics"},
+    "rival": {"apply", "baselines", "fit", "run"},
 }
 ANYTHING = {"bench"}
 # Third-party package -> the only places that import it.

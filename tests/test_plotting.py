@@ -215,3 +215,32 @@ def test_notebooks_get_a_png_or_for_large_photographs_a_jpeg():
     noise = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), np.uint8)
     large = plotting.grid(noise)._repr_mimebundle_()
     assert list(large) == ["image/jpeg"] and large["image/jpeg"].startswith(b"\xff\xd8")
+
+
+def test_figure3_has_a_column_for_each_model_and_refuses_other_shapes():
+    x = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    black, white = np.zeros_like(x), np.full_like(x, 255)
+    figure = plotting.figure3(x, {"AGE": black, "ALI": white}, {"AGE": black, "GAN": white}, nrows=3)
+    headings = [text.get_text() for text in figure.texts]
+    blocks = headings.count("x")
+    assert blocks >= 2 and headings.count("AGE") == headings.count("ALI") == blocks
+    assert [t for t in headings if t.startswith("samples")] == ["samples: AGE", "samples: GAN"]
+    columns = [ax.images[0].get_array() for ax in figure.axes]
+    zoom = 2
+    for row in range(3):  # first block: x, black, white; the tiles lie inside a frame of 2 pixels
+        y = 2 + row * (32 * zoom + 5)
+        tile = columns[0][y : y + 64, 2:66]
+        assert np.abs(tile[::2, ::2].astype(int) - x[row].transpose(1, 2, 0)).max() <= 3
+        assert (columns[1][y : y + 64, 2:66] == 0).all() and (columns[2][y : y + 64, 2:66] >= 252).all()
+    with pytest.raises(ValueError, match="differ in shape"):
+        plotting.figure3(x, {"AGE": black[:5]})
+    assert plotting.figure3(x[:1], {"AGE": black[:1]}, nrows=6)
+
+
+def test_curves_of_the_rivals():
+    rows = [{"step": i, "d_loss": 1.0 + i, "g_loss": 2.0, "p_real": 0.5} for i in range(3)]
+    figure = plotting.learning_curves(rows)
+    (ax,) = [ax for ax in figure.axes if ax.axison]
+    assert [line.get_label() for line in ax.lines[:2]] == ["discriminator", "generator"]
+    bound = plotting.learning_curves([{"step": i, "neg_elbo": 5.0 - i, "nll": 1.0, "kl": 2.0} for i in range(3)])
+    assert len([ax for ax in bound.axes if ax.axison]) == 1

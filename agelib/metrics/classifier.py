@@ -34,11 +34,15 @@ class Classifier(nn.Module):
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.head = nn.Linear(4 * widths[-1], n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """The input of the last layer, (B, 16 width)."""
         factor = min(x.shape[2:]) // 28
         if min(x.shape[2:]) > 32 and factor > 1:
             x = F.avg_pool2d(x, factor)
-        return self.head(self.features(x))
+        return self.features(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x))
 
 
 def train(
@@ -105,6 +109,30 @@ def probs(module: nn.Module, images: Any, *, batch_size: int = 256) -> np.ndarra
         return np.concatenate([module(_float(part, device)).float().softmax(1).cpu().numpy() for part in parts])
     finally:
         module.train(was_training)
+
+
+@torch.no_grad()
+def feature_distance(module: Classifier, x: Any, gex: Any, *, batch_size: int = 256) -> np.ndarray:
+    """Distance of each pair of images in the classifier's last features, relative to the mean distance of different x.
+
+    x, gex: (N, C, H, W), N >= 2, uint8 or float in [-1, 1]. Returns (N,) float64: |f(x) - f(gex)| over the mean of
+    |f(x_i) - f(x_j)|, j the next image. 0 for equal images, about 1 for answers that have nothing to do with theirs.
+    """
+    if np.shape(x) != np.shape(gex) or np.ndim(x) != 4 or len(x) < 2:
+        raise ValueError(f"need two equal shapes (N, C, H, W) with N >= 2, got {np.shape(x)} and {np.shape(gex)}")
+    was_training = module.training
+    module.eval()
+    try:
+        a, b = (_features(module, images, batch_size) for images in (x, gex))
+    finally:
+        module.train(was_training)
+    return np.linalg.norm(a - b, axis=1) / np.linalg.norm(a - np.roll(a, 1, 0), axis=1).mean()
+
+
+def _features(module: Classifier, images: Any, batch_size: int) -> np.ndarray:
+    device = next(module.parameters()).device
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return np.concatenate([module.embed(_float(part, device)).cpu().numpy() for part in parts]).astype(np.float64)
 
 
 def agreement(labels_a: Any, labels_b: Any) -> float:

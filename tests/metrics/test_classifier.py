@@ -99,3 +99,15 @@ def test_class_spread():
     assert entropy == pytest.approx(1.5 * math.log(2)) and smallest == 0
     assert classifier.class_spread(np.eye(4)) == pytest.approx((math.log(4), 0.25))
     assert classifier.class_spread(np.eye(4)[[1, 1]]) == (0.0, 0.0)
+
+
+def test_feature_distance_is_relative_to_different_images(digits):
+    images, labels = digits[0][:300], digits[1][:300]
+    net = quick(images, labels, n_steps=60)
+    assert classifier.feature_distance(net, images, images) == pytest.approx(np.zeros(300))
+    other = classifier.feature_distance(net, images, np.roll(images, 1, 0))
+    assert other.mean() == pytest.approx(1)
+    noisy = np.clip(images.astype(int) + np.random.default_rng(0).integers(-20, 21, images.shape), 0, 255).astype(np.uint8)
+    assert 0 < classifier.feature_distance(net, images, noisy).mean() < 0.5
+    with pytest.raises(ValueError, match="two equal shapes"):
+        classifier.feature_distance(net, images, images[:2])
