@@ -105,7 +105,8 @@ def train(
     """Train `method` on `train_set` (an ImageSet) in the run directory `folder`, or take from there what is trained.
 
     Returns the rival after n_epochs and, if more_epochs > 0, the same training more_epochs later, which stands for the
-    paper's "converged" if it is long enough. max_steps bounds each of the two. A training that diverges gives a rival without networks whose status says so.
+    paper's "converged" if it is long enough. max_steps bounds each of the two. A training that diverges gives a rival
+    without networks whose status says so.
     """
     config = {"method": method, "dataset": train_set.name, "width": width, "M": M, "lr": lr, "batch_size": batch_size}
     run = Run(folder, config | {"n_epochs": n_epochs, "more_epochs": more_epochs, "seed": seed}, seed=seed)
