@@ -89,6 +89,18 @@ class Unconditional(_Notebook):
     reference: str
 
 
+class Theory(_Notebook):
+    """06_theory."""
+
+    n_seeds: int = Field(ge=1)
+    grid_steps: int = Field(ge=1)
+    grid_batch: int = Field(ge=2)
+    grid_width: int = Field(ge=1)
+    reciprocity_steps: int = Field(ge=25)
+    seed: int = Field(ge=0)
+    reference: str
+
+
 class Summary(_Notebook):
     """99_summary."""
 
@@ -96,7 +108,7 @@ class Summary(_Notebook):
     reference: str
 
 
-MODELS: dict[str, type[BaseModel]] = {"01_unconditional": Unconditional, "99_summary": Summary}
+MODELS: dict[str, type[BaseModel]] = {"01_unconditional": Unconditional, "06_theory": Theory, "99_summary": Summary}
 
 
 def from_root(path: str) -> str:

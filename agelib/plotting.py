@@ -263,7 +263,7 @@ def learning_curves(
         raise ValueError(f"nothing to draw in a history of {len(step)} rows with columns {sorted(columns)}")
     nrows = math.ceil(len(panels) / 2)
     top = 34 if title else 0
-    fig = _blank(1040, top + 275 * nrows)
+    fig = blank(1040, top + 275 * nrows)
     axes = np.atleast_1d(fig.subplots(nrows, min(2, len(panels)), squeeze=False)).ravel()
     for ax, (heading, names) in zip(axes, panels, strict=False):
         _curve_panel(ax, heading, step, {n: columns[n] for n in names}, floors or {}, ceilings or {})
@@ -389,7 +389,7 @@ def points(comparison: Any, title: str | None = "Ours beside the published numbe
     heights = [10 + 28 * len(p) for p in panels.values()]
     top, between, bottom = 76 if title else 58, 62, 34
     width, height = 860, top + sum(heights) + between * (len(panels) - 1) + bottom
-    fig = _blank(width, height)
+    fig = blank(width, height)
     y = top
     left = min(380, 26 + max(_text_width(f"{r['model']}, {r['dataset']}", 9) for r in rows))
     for ((experiment, metric), group), h in zip(panels.items(), heights, strict=True):
@@ -509,7 +509,7 @@ def _stack(
     top = _MARGIN + 22 * len(lines) + (24 if legend else 0) + (4 if lines or legend else 0)
     row_heights = [max(p.shape[0] for _, p in row) + (24 if any(name for name, _ in row) else 0) for row in rows]
     height = top + sum(row_heights) + 12 * (len(rows) - 1) + _MARGIN
-    fig = _blank(width, height)
+    fig = blank(width, height)
     y = _MARGIN
     for line in lines:
         fig.text(_MARGIN / width, 1 - y / height, line, fontsize=12, color=INK, va="top")
@@ -543,7 +543,8 @@ def _legend(fig: Figure, legend: Sequence[tuple[str, str]], y: int) -> None:
         x += 26 + _text_width(label, 9) + 22
 
 
-def _blank(width: int, height: int) -> Figure:
+def blank(width: int, height: int) -> Figure:
+    """An empty figure of so many file pixels."""
     fig = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(fig)
     return fig
