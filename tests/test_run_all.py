@@ -228,7 +228,7 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     result = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=3000)
     assert result.returncode == 0, result.stdout + result.stderr
     runs = {path.name for path in (tmp_path / "smoke").iterdir() if path.is_dir()}
-    assert runs == {"digits", "faces", "summary"}
+    assert runs == {"digits", "faces", "theory", "summary"}
     for run in ("digits", "faces"):
         folder = tmp_path / "smoke" / run
         for name in (
