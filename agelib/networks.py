@@ -188,6 +188,7 @@ def build(
     *,
     channels: int = 3,
     width: int = 64,
+    e_width: int | None = None,
     prior: str = "sphere",
     in_bias: bool = False,
     out_bias: bool = False,
@@ -196,11 +197,12 @@ def build(
 ) -> dict[str, nn.Module]:
     """The pair {"g": Generator, "e": Encoder} on `device`, channels_last, initialised from torch's global RNG.
 
-    in_bias, out_bias and spectral_norm are not in the released networks; see Encoder and Generator.
+    width: channels of the narrowest layer. e_width: of the encoder's, if it shall differ. in_bias, out_bias and
+    spectral_norm are not in the released networks; see Encoder and Generator.
     """
     g = Generator(size, M, channels, width, out_bias)
     initialise(g)
-    e = Encoder(size, M, channels, width, prior, in_bias, spectral_norm)
+    e = Encoder(size, M, channels, e_width or width, prior, in_bias, spectral_norm)
     return {name: net.to(device, memory_format=torch.channels_last) for name, net in (("g", g), ("e", e))}
 
 

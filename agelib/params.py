@@ -56,6 +56,7 @@ class Unconditional(_Notebook):
     channels: Literal[1, 3] | None
     limit: int | None = Field(ge=2)
     width: int = Field(ge=1)
+    e_width: int | None = Field(ge=1)
     M: int = Field(ge=2)
     prior: Literal["sphere", "gaussian"]
     objective: Literal["released", "paper"]

@@ -14,6 +14,7 @@ from torch import nn
 from agelib.metrics import classifier, pictures, reconstruction
 
 HELD_OUT = "held-out reconstructions, networks in evaluation mode"
+LAPLACIAN = "variance of the Laplacian, luma in [0, 1]"
 
 
 def without_knowledge(train: np.ndarray, gex: np.ndarray) -> dict[str, np.ndarray]:
@@ -23,7 +24,8 @@ def without_knowledge(train: np.ndarray, gex: np.ndarray) -> dict[str, np.ndarra
 
 
 def reconstructions(held_out: np.ndarray, answers: Mapping[str, np.ndarray | None]) -> list[dict]:
-    """L1 (pixels in [-1, 1]), MSE, PSNR and SSIM (pixels in [0, 1]) of each model, mean and deviation over images."""
+    """L1 (pixels in [-1, 1]), MSE, PSNR and SSIM (pixels in [0, 1]) of each model, and how sharp its answers are; mean and
+    deviation over images."""
     rows = []
     about = {"protocol": HELD_OUT, "n": len(held_out)}
     for model, answer in answers.items():
@@ -32,6 +34,9 @@ def reconstructions(held_out: np.ndarray, answers: Mapping[str, np.ndarray | Non
             continue
         for metric, (value, std) in reconstruction.summary(held_out, answer).items():
             rows.append(about | {"model": model, "metric": f"reconstruction {metric}", "value": value, "std": std})
+        sharp = pictures.sharpness(answer)
+        sharp = {"value": sharp.mean(), "std": sharp.std(), "protocol": f"{HELD_OUT}; {LAPLACIAN}"}
+        rows.append(about | {"model": model, "metric": "reconstruction sharpness"} | sharp)
     return rows
 
 
@@ -47,7 +52,7 @@ def samples(real: np.ndarray, made: Mapping[str, np.ndarray | None]) -> list[dic
         about = {"model": model, "n": len(images)}
         rows.append(about | {"metric": "sample diversity", "value": value, "std": std, "protocol": "mean L1 of 2,000 pairs"})
         sharp = pictures.sharpness(images)
-        about |= {"protocol": "variance of the Laplacian, luma in [0, 1]"}
+        about |= {"protocol": LAPLACIAN}
         rows.append(about | {"metric": "sharpness", "value": sharp.mean(), "std": sharp.std()})
     return rows
 

@@ -102,3 +102,10 @@ def test_a_first_bias_lets_the_encoder_see_contrast():
         with torch.no_grad():
             distance[in_bias] = (e(x) - e(x / 2)).norm(dim=1).mean().item()
     assert 10 * distance[False] < distance[True]  # BatchNorm's eps alone leaves 0.02
+
+
+def test_an_encoder_of_its_own_width():
+    nets = networks.build(32, 8, channels=1, width=4, e_width=12)
+    plain, wide = (networks.build(32, 8, channels=1, width=width) for width in (4, 12))
+    assert networks.n_parameters(nets["g"]) == networks.n_parameters(plain["g"])
+    assert networks.n_parameters(nets["e"]) == networks.n_parameters(wide["e"]) > networks.n_parameters(plain["e"])

@@ -87,9 +87,22 @@ def test_profiles_hold_values_that_the_models_accept(path):
         params.MODELS[stem](**parameters(notebook) | given)
 
 
+def test_each_claims_run_differs_from_base_in_one_thing():
+    runs = plan.read(ROOT / "config/claims.yaml").runs
+    base = dict(runs["base-seed0"].params)
+    changed = {}
+    for name, spec in runs.items():
+        variant, seed = name.rsplit("-seed", 1)
+        assert spec.params["seed"] == int(seed)
+        changed.setdefault(variant, []).append({k for k in base if k != "seed" and spec.params[k] != base[k]})
+        assert spec.params.keys() == base.keys()
+    assert all(len(seeds) == 3 for seeds in changed.values())
+    assert all(len(keys) == (variant != "base") for variant, seeds in changed.items() for keys in seeds)
+
+
 def test_faithful_runs_switch_every_stabiliser_off():
     """The notebook's defaults use stabilisers; a run that is to follow the released recipe has to say that it does not."""
-    off = {"margin": None, "in_bias": False, "mean_bias": False, "ema": 0}
+    off = {"margin": None, "e_width": None, "in_bias": False, "mean_bias": False, "ema": 0}
     for profile, left_out in (("paper", ()), ("lambda_sweep", ()), ("preview", ("mnist",))):
         for name, spec in plan.read(ROOT / "config" / f"{profile}.yaml").runs.items():
             if name not in left_out:

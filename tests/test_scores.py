@@ -29,6 +29,8 @@ def test_reconstruction_rows_and_a_lost_model():
     expected = np.abs(X.astype(float) - shifted).mean() / 127.5
     assert value(rows, "B", "reconstruction l1") == pytest.approx(expected)
     assert {row["n"] for row in rows} == {12}
+    ratio = value(rows, "B", "reconstruction sharpness") / value(rows, "A", "reconstruction sharpness")
+    assert ratio == pytest.approx(0.25, rel=0.02)  # half the contrast, a quarter of the variance
     (lost,) = [row for row in rows if row["model"] == "C"]
     assert lost["value"] is None and lost["note"] == "diverged"
 
