@@ -45,6 +45,8 @@ class RivalSettings(BaseModel):
     width: float | None = Field(default=None, gt=0)
     M: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
+    d_lr: float | None = Field(default=None, gt=0)
+    noise: float | None = Field(default=None, ge=0)
     max_steps: int | None = Field(default=None, ge=1)
 
 

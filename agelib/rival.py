@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 from agelib import apply, fit
 from agelib.baselines import ali, gan, vae
 from agelib.run import Run
+from agelib.step import Step
 
 METHODS = ("ali", "vae", "gan")
 LABELS = {"ali": "ALI", "vae": "VAE", "gan": "GAN"}
@@ -78,11 +79,18 @@ def build(
     raise ValueError(f"unknown rival {method!r}; valid: {', '.join(METHODS)}")
 
 
-def make_step(method: str, nets: dict[str, nn.Module], lr: float | None, precision: str):
-    """The method's Step at learning rate `lr` (default its own)."""
+def make_step(method: str, nets: dict[str, nn.Module], precision: str, **settings) -> Step:
+    """The method's Step; `settings` of its config that are not None (lr, and for ali d_lr and noise) replace its defaults.
+
+    Raises ValueError for a setting that the method does not have.
+    """
     module = {"ali": ali, "vae": vae, "gan": gan}[method]
     config = {"ali": ali.AliConfig, "vae": vae.VaeConfig, "gan": gan.GanConfig}[method]
-    return module.make_step(nets, config(precision=precision, **({} if lr is None else {"lr": lr})))
+    given = {name: value for name, value in settings.items() if value is not None}
+    unknown = sorted(given.keys() - {field.name for field in fields(config)})
+    if unknown:
+        raise ValueError(f"{LABELS[method]} has no setting {', '.join(unknown)}")
+    return module.make_step(nets, config(precision=precision, **given))
 
 
 def train(
@@ -96,6 +104,8 @@ def train(
     width: float | None = None,
     M: int | None = None,
     lr: float | None = None,
+    d_lr: float | None = None,
+    noise: float | None = None,
     max_steps: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -105,13 +115,14 @@ def train(
     """Train `method` on `train_set` (an ImageSet) in the run directory `folder`, or take from there what is trained.
 
     Returns the rival after n_epochs and, if more_epochs > 0, the same training more_epochs later, which stands for the
-    paper's "converged" if it is long enough. max_steps bounds each of the two. A training that diverges gives a rival
-    without networks whose status says so.
+    paper's "converged" if it is long enough. max_steps bounds each of the two. d_lr and noise are ALI's stabilisers. A
+    training that diverges gives a rival without networks whose status says so.
     """
-    config = {"method": method, "dataset": train_set.name, "width": width, "M": M, "lr": lr, "batch_size": batch_size}
-    run = Run(folder, config | {"n_epochs": n_epochs, "more_epochs": more_epochs, "seed": seed}, seed=seed)
+    config = {"method": method, "dataset": train_set.name, "width": width, "M": M, "batch_size": batch_size}
+    settings = {"lr": lr, "d_lr": d_lr, "noise": noise}
+    run = Run(folder, config | settings | {"n_epochs": n_epochs, "more_epochs": more_epochs, "seed": seed}, seed=seed)
     nets = build(method, train_set.name, train_set.images, width=width, M=M, device=device)
-    step = make_step(method, nets, lr, precision)
+    step = make_step(method, nets, precision, **settings)
     found, history, label = [], [], LABELS[method]
     stages = [("train", n_epochs, label), ("more", more_epochs, f"{label} longer")]
     for stage, epochs, name in stages[: 2 if more_epochs else 1]:

@@ -134,7 +134,7 @@ def test_the_profiles_of_the_repository_fit_their_notebooks(path):
     assert read.name == path.stem
     plan.check(read, ROOT / "notebooks")
     assert {spec.gpu for spec in read.runs.values()} == {read.gpu}
-    assert sum(spec.minutes for spec in read.runs.values()) == pytest.approx(read.minutes, rel=0.2)
+    assert read.minutes_of(read.runs) == pytest.approx(read.minutes, rel=0.2)
 
 
 def test_every_notebook_is_in_the_smoke_profile():

@@ -72,3 +72,12 @@ def test_what_there_are_no_networks_for_stops_at_once(tmp_path, method, size, me
     images = np.zeros((8, 3, size, size), np.uint8)
     with pytest.raises(ValueError, match=message):
         rival.train(method, SimpleNamespace(name="house_numbers", images=images), tmp_path, n_epochs=1, batch_size=4)
+
+
+def test_settings_reach_the_method_and_others_are_refused():
+    nets = rival.build("ali", "house_numbers", IMAGES, width=0.125, M=4, device="cpu")
+    step = rival.make_step("ali", nets, "fp32", lr=1e-3, d_lr=2e-4, noise=0.1)
+    assert [step.config[k] for k in ("lr", "d_lr", "noise", "precision")] == [1e-3, 2e-4, 0.1, "fp32"]
+    assert rival.make_step("ali", nets, "fp32", lr=None, d_lr=None).config["lr"] == ali.AliConfig.lr
+    with pytest.raises(ValueError, match="VAE has no setting d_lr, noise"):
+        rival.make_step("vae", vae.build(32, 4, width=4), "fp32", d_lr=1e-4, noise=0.1)

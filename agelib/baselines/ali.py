@@ -35,6 +35,8 @@ class AliConfig:
     """Settings of one ALI training; the defaults are the released ones. "beta2 = 1e-3" of ALI's tables is 1 - beta2."""
 
     lr: float = 1e-4  # Adam, all networks
+    d_lr: float | None = None  # stabiliser: the discriminator's own; None: lr
+    noise: float = 0.0  # stabiliser: deviation of noise on every image that the discriminator sees, pixels in [-1, 1]
     beta1: float = 0.5
     beta2: float = 0.999
     precision: str = "auto"  # fp32 | bf16 | auto
@@ -295,15 +297,18 @@ def make_step(nets: dict[str, nn.Module], cfg: AliConfig) -> Step:
     precision = fast.choose_precision(cfg.precision, device)
     of_d, of_ge = list(d.parameters()), [*g.parameters(), *e.parameters()]
     betas = (cfg.beta1, cfg.beta2)
-    optimizers = {name: fast.adam(net, cfg.lr, betas) for name, net in nets.items()}
+    lrs = {"d": cfg.lr if cfg.d_lr is None else cfg.d_lr}
+    optimizers = {name: fast.adam(net, lrs.get(name, cfg.lr), betas) for name, net in nets.items()}
 
     def update(x: Tensor) -> dict[str, Tensor]:
         z = torch.randn(len(x), g.M, device=device)
         with fast.autocast(device, precision):
             mean, log_sigma = e.moments(x)
             zh = networks.draw(mean, log_sigma)
-            xt = g(z)
-            logits = d(torch.cat([x, xt]), torch.cat([zh, z]))
+            images = torch.cat([x, g(z)])
+            if cfg.noise:
+                images = images + cfg.noise * torch.randn_like(images)
+            logits = d(images, torch.cat([zh, z]))
         real, fake = logits[: len(x)], logits[len(x) :]
         d_loss = (F.softplus(-real) + F.softplus(fake)).mean()
         g_loss = (F.softplus(real) + F.softplus(-fake)).mean()

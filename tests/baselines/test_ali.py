@@ -170,3 +170,20 @@ def test_mlp_form_has_the_decoder_of_the_likelihood_experiment():
     nets = ali.build_mlp()
     assert networks.n_parameters(nets["g"]) == 1_149_904  # fact sheet, section 3.2
     assert nets["g"](torch.zeros(2, 10)).shape == (2, 1, 28, 28)
+
+
+def test_stabilisers_noise_and_a_learning_rate_for_the_discriminator():
+    torch.manual_seed(0)
+    nets = ali.build_mlp((1, 16, 16), 2)
+    seen = []
+    nets["d"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    x = torch.zeros(40, 1, 16, 16)
+    step = ali.make_step(nets, ali.AliConfig(lr=1e-3, d_lr=1e-4, noise=0.25, precision="fp32"))
+    step(x)
+    assert seen[0][:40].std().item() == pytest.approx(0.25, rel=0.03) and abs(seen[0][:40].mean().item()) < 0.01
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in step.optimizers.items()}
+    assert rates == {"g": 1e-3, "e": 1e-3, "d": 1e-4}
+    plain = ali.make_step(nets, ali.AliConfig(lr=1e-3, precision="fp32"))
+    plain(x)
+    assert torch.equal(seen[1][:40], x)
+    assert {o.param_groups[0]["lr"] for o in plain.optimizers.values()} == {1e-3}
