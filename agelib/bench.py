@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, allocator, fast, fit, losses, networks, sphere
+from agelib import age, allocator, fast, fit, losses, networks, rival, sphere
 from agelib.baselines import ali, gan, vae
 from agelib.run import Run, environment
 from agelib.step import Step
 
 BATCH = 64
 CASES = ((32, 128), (64, 64))  # size in pixels, M
-RIVALS = {"ali": (ali, ali.AliConfig), "vae": (vae, vae.VaeConfig), "gan": (gan, gan.GanConfig)}
 
 
 class _FromMap(nn.Module):
@@ -162,7 +161,7 @@ def rival_networks(method: str, size: int, device: torch.device | str = "cpu") -
 
 def rival_step(method: str, nets: dict[str, nn.Module], *, plain: bool) -> Step:
     """The rival's update: ours, or in fp32 with Adam tensor by tensor, for networks in NCHW."""
-    module, config = RIVALS[method]
+    module, config = rival.MODULES[method]
     if not plain:
         return module.make_step(nets, config())
     fused = fast.adam
@@ -285,7 +284,7 @@ def main() -> None:
         )
     print(f"{'rivals (B=64)':<30}{'plain way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
     for size, _ in CASES:
-        for method in RIVALS:
+        for method in rival.METHODS:
             t, flop = compare_rival(method, size, device, repeats), BATCH * rival_flop(method, size)
             share = flop / t["ours"] / 1e12 / peaks[precision]
             print(

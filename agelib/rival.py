@@ -15,7 +15,8 @@ from agelib.baselines import ali, gan, vae
 from agelib.run import Run
 from agelib.step import Step
 
-METHODS = ("ali", "vae", "gan")
+MODULES = {"ali": (ali, ali.AliConfig), "vae": (vae, vae.VaeConfig), "gan": (gan, gan.GanConfig)}
+METHODS = tuple(MODULES)
 LABELS = {"ali": "ALI", "vae": "VAE", "gan": "GAN"}
 
 
@@ -44,7 +45,7 @@ class Rival:
 
     def row(self) -> dict:
         """The row of metrics.json that says how long the training took, or that it diverged."""
-        about = {"model": self.name, "metric": "training seconds", "protocol": f"{self.n_epochs} epochs, training alone"}
+        about = {"model": self.name, "metric": "training seconds", "protocol": f"{self.n_epochs} epochs, no evaluation"}
         ok = self.status == "ok"
         return about | {"value": self.seconds if ok else None, "note": "" if ok else self.status}
 
@@ -84,8 +85,7 @@ def make_step(method: str, nets: dict[str, nn.Module], precision: str, **setting
 
     Raises ValueError for a setting that the method does not have.
     """
-    module = {"ali": ali, "vae": vae, "gan": gan}[method]
-    config = {"ali": ali.AliConfig, "vae": vae.VaeConfig, "gan": gan.GanConfig}[method]
+    module, config = MODULES[method]
     given = {name: value for name, value in settings.items() if value is not None}
     unknown = sorted(given.keys() - {field.name for field in fields(config)})
     if unknown:

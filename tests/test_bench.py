@@ -49,7 +49,7 @@ def test_arithmetic_of_the_rivals_by_hand():
     assert bench.rival_flop("vae", 32) == 2 * (3 * (age_g + 384 * 1024) + 3 * age_e)
 
 
-@pytest.mark.parametrize("method", bench.RIVALS)
+@pytest.mark.parametrize("method", bench.rival.METHODS)
 def test_both_ways_of_a_rival_compute_the_same_iteration(method, monkeypatch):
     x = torch.rand(4, 3, 32, 32) * 2 - 1
     nets = {}

@@ -43,7 +43,7 @@ def test_a_diverged_rival_is_reported_not_lost(tmp_path, monkeypatch):
         step.update = lambda x: update(x) | {"neg_elbo": torch.tensor(math.nan)}
         return step
 
-    monkeypatch.setattr(rival, "vae", SimpleNamespace(**(vars(vae) | {"make_step": broken})))
+    monkeypatch.setitem(rival.MODULES, "vae", (SimpleNamespace(make_step=broken), vae.VaeConfig))
     found = rival.train("vae", SET, tmp_path, width=4, M=6, n_epochs=1, more_epochs=1, batch_size=8)
     assert len(found) == 1 and found[0].status.startswith("diverged: ") and "neg_elbo" in found[0].status
     assert found[0].generate(4, torch.Generator()) is None and found[0].reconstruct(SET.images) is None

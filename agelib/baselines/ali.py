@@ -11,10 +11,10 @@ over both halves), and all three networks are updated at the same time.
 
 Networks, of the released code (github.com/IshmaelBelghazi/ALI, experiments/ali_*.py): convolutions without padding;
 no bias where BatchNorm follows; the encoder's and the generator's last layers have a bias for each position (untied).
-Where paper and code differ the code is followed: CelebA's discriminator has no BatchNorm on its first layer and dropout
-0.2 on its convolutions' inputs (table 4 says BatchNorm and none); CIFAR-10's maxout halves the listed widths (table 3 gives
-them as outputs) and drops out only some layers' inputs; 123 epochs of CelebA, 1000 of Tiny ImageNet (table 5: 125).
-Not copied: the weights' moving averages aside, BatchNorm's epsilon is this framework's.
+Where the paper's tables and the code differ the code is followed: CelebA's discriminator has no BatchNorm on its first layer
+and dropout 0.2 on its convolutions' inputs (table: BatchNorm and none); CIFAR-10's maxout halves the listed widths (table:
+they are its outputs) and only some layers' inputs are dropped out; 1000 epochs of Tiny ImageNet (table: 125).
+Not copied: BatchNorm's epsilon, which is this framework's.
 """
 
 from __future__ import annotations
@@ -105,11 +105,10 @@ class UntiedBias(nn.Module):
 
 
 class Maxout(nn.Module):
-    """The larger of each pair of neighbouring channels: (B, C, H, W) -> (B, C/2, H, W)."""
+    """The larger of each pair of neighbouring channels: (B, C, ...) -> (B, C/2, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        return x.view(B, C // 2, 2, H, W).amax(2)
+        return x.unflatten(1, (-1, 2)).amax(2)
 
 
 class Generator(nn.Module):
@@ -195,24 +194,19 @@ class Discriminator(nn.Module):
             c_out = _scaled(c_out, width)
             self.z_layers.append(nn.Dropout(spec.dropout if i == 0 else rate(True)))
             self.z_layers.append(nn.Linear(c_in, c_out, bias=spec.z_bias))
-            self.z_layers.append(_MaxoutVector() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
+            self.z_layers.append(Maxout() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
             c_in = c_out // half
         c_in += x_out
         for c_out in spec.joint:
             c_out = _scaled(c_out, width)
             self.joint_layers.extend([nn.Dropout(rate(True)), nn.Linear(c_in, c_out)])
-            self.joint_layers.append(_MaxoutVector() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
+            self.joint_layers.append(Maxout() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
             c_in = c_out // half
         self.joint_layers.extend([nn.Dropout(rate(True)), nn.Linear(c_in, 1)])
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         both = torch.cat([self.x_layers((x + 1) / 2), self.z_layers(z)], 1)
         return self.joint_layers(both).float().squeeze(1)
-
-
-class _MaxoutVector(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(len(x), -1, 2).amax(2)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -1,4 +1,4 @@
-"""A variational autoencoder (Kingma & Welling, 2014) on AGE's networks, the paper's third column of Figure 3.
+"""A variational autoencoder (Kingma & Welling, 2014) on AGE's networks, the last column of the paper's Figure 3.
 
 The paper does not describe its VAE. Here: AGE's generator; AGE's encoder with a head of 2 M outputs, mean and log variance
 of q(z|x), not normalised; prior N(0, I); p(x|z) = N(g(z), sigma2 I) over the D values of an image in [-1, 1]. With
