@@ -35,7 +35,7 @@ ALLOWED = {
     "fit": {"checkpoint", "step", "fast", "progress", "run"},
     "age": {"networks", "losses"} | CORE,
     "baselines": {"networks", "losses"} | CORE,
-    "metrics": set(),
+    "metrics": {"checkpoint", "progress"},  # a long estimate resumes and shows its progress
     "toy": set(),
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},

@@ -1,9 +1,13 @@
+import io
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from agelib import plotting
 from agelib.run import Run, environment
 
 
@@ -42,3 +46,18 @@ def test_environment_names_versions_and_device():
     facts = environment("cpu", "bf16")
     assert facts["device"] == "cpu" and facts["precision"] == "bf16" and facts["threads"] >= 1
     assert facts["numpy"] and facts["python"].startswith("3.")
+
+
+def test_a_notebook_shows_lines_as_png_and_photographs_as_a_smaller_jpeg(tmp_path):
+    """Both files are PNG. Noise stands for photographs: nothing compresses worse."""
+    run = Run(tmp_path, {}, seed=0)
+    history = [{"step": i, "stage": "train", "l_x": 1 / i, "kl_real": 1.0, "kl_fake": 2.0} for i in range(1, 5)]
+    lines = run.save_figure("lines", plotting.learning_curves(history))
+    assert lines._repr_jpeg_() is None and lines._repr_png_() == lines.path.read_bytes()
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 64, 64), dtype=np.uint8)
+    photographs = run.save_figure("photographs", plotting.grid(images, ncols=8))
+    shown = photographs._repr_jpeg_()
+    assert photographs._repr_png_() is None and Image.open(io.BytesIO(shown)).format == "JPEG"
+    assert len(shown) < photographs.path.stat().st_size
+    for saved in (lines, photographs):
+        assert Image.open(saved.path).format == "PNG" and Image.open(saved.path).mode == "P"
