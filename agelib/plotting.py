@@ -42,7 +42,8 @@ _FIGURE2_PX = 1350  # a figure of three panels likewise
 class Figure(MplFigure):
     """A matplotlib figure that notebooks show in its exact size, without pyplot or a magic command.
 
-    A notebook keeps a PNG; where that would exceed 60 kB (photographs), a JPEG of quality 80 instead, to stay small.
+    A notebook keeps a PNG; where that would exceed 60 kB (photographs), a JPEG of quality 60 instead: a rendered notebook
+    holds it twice, as document and as page.
     """
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
@@ -63,7 +64,7 @@ class Figure(MplFigure):
         png = self._encoded(format="png")
         if len(png) <= 60_000:
             return {"image/png": png}
-        return {"image/jpeg": self._encoded(format="jpeg", pil_kwargs={"quality": 80})}
+        return {"image/jpeg": self._encoded(format="jpeg", pil_kwargs={"quality": 60})}
 
     def _encoded(self, **kwargs: Any) -> bytes:
         buffer = io.BytesIO()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
-import io
 import json
 import math
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,23 +18,6 @@ from PIL import Image
 from agelib import checkpoint
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-image", "scikit-learn", "papermill")
-
-
-@dataclass
-class Picture:
-    """A saved figure, as a notebook shows it: its PNG, or a smaller JPEG where it holds photographs.
-
-    A rendered notebook is kept three times (document, page, file), so the size of its pictures is the size of the run.
-    """
-
-    path: Path
-    jpeg: bytes | None = None
-
-    def _repr_png_(self) -> bytes | None:
-        return self.path.read_bytes() if self.jpeg is None else None
-
-    def _repr_jpeg_(self) -> bytes | None:
-        return self.jpeg
 
 
 class Run:
@@ -64,23 +45,19 @@ class Run:
         if test is not None:
             self.dataset |= {"n_test": len(test.images), "test_source": test.source}
 
-    def save_figure(self, name: str, figure) -> Picture:
-        """Write a matplotlib Figure as figures/<name>.png at 110 dpi, with a palette of 256 colours.
+    def save_figure(self, name: str, figure) -> Path:
+        """Write a matplotlib Figure as figures/<name>.png at 110 dpi, with a palette of 256 colours: a third of the size.
 
-        Returns what a notebook shows of it if it is a cell's last expression; `.path` is the file.
+        Photographs are dithered. Returns the path.
         """
         path = self.figures / f"{name}.png"
         figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
         with Image.open(path) as picture:
             drawn = picture.convert("RGB")
-        photographs = drawn.getcolors(maxcolors=10_000) is None  # else lines and text, which need no dithering
+        photographs = drawn.getcolors(maxcolors=10_000) is None  # else lines and text
         dither = Image.Dither.FLOYDSTEINBERG if photographs else Image.Dither.NONE
         drawn.quantize(256, dither=dither).save(path, optimize=True)
-        if not photographs:
-            return Picture(path)
-        buffer = io.BytesIO()
-        drawn.resize((drawn.width * 8 // 10, drawn.height * 8 // 10), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=70)
-        return Picture(path, buffer.getvalue())
+        return path
 
     def save_history(self, rows: list[dict]) -> Path:
         """Write history.csv; columns are the union of the rows' keys, in order of first appearance."""

@@ -134,6 +134,19 @@ def forward(
     return _anneal(decode, x, None, M, variance, cfg, folder, checkpoint_every_s, label)
 
 
+def select_variance(
+    decode: Decode, x: Tensor, M: int, variances: tuple[float, ...], cfg: AisConfig, *, folder: str | Path | None = None
+) -> tuple[float, dict[float, Estimate]]:
+    """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`."""
+    if not variances:
+        raise ValueError("need at least one variance to choose from")
+    found = {}
+    for variance in variances:
+        place = Path(folder) / f"variance-{variance:g}" if folder else None
+        found[variance] = forward(decode, x, M, variance, cfg, folder=place, label=f"variance {variance:g}")
+    return max(found, key=lambda variance: found[variance].mean), found
+
+
 def simulate(decode: Decode, n: int, M: int, variance: float, *, seed: int = 0, device="cpu") -> tuple[Tensor, Tensor]:
     """n draws of the model: z (n, M) ~ N(0, I) and x (n, D) = decode(z) + sqrt(variance) noise. z is a draw of p(z|x)."""
     generator = torch.Generator(device).manual_seed(seed)

@@ -145,6 +145,16 @@ def test_the_sphere_enters_through_the_decoder():
     assert found.log_p == pytest.approx(truth.numpy(), abs=0.1)
 
 
+def test_the_variance_that_made_the_images_is_chosen(tmp_path):
+    x = ais.simulate(linear, 40, M, VARIANCE, seed=3)[1].clamp(0, 1)
+    cfg = doubled(CFG, n_distributions=200, n_chains=4)
+    best, found = ais.select_variance(linear, x, M, (0.2, VARIANCE, 0.0125), cfg, folder=tmp_path)
+    assert best == VARIANCE and list(found) == [0.2, VARIANCE, 0.0125]
+    assert (tmp_path / "variance-0.0125").is_dir()
+    with pytest.raises(ValueError, match="at least one"):
+        ais.select_variance(linear, x, M, (), cfg)
+
+
 def test_the_schedule():
     beta = ais.betas(5)
     middle = (torch.sigmoid(torch.tensor(2.0)) - torch.sigmoid(torch.tensor(4.0)) * 0).item()

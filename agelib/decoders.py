@@ -1,0 +1,172 @@
+"""The models of the likelihood experiment: five ways to train the same fully connected decoder, with the same loop.
+
+The decoder is Wu et al.'s (2017) for 10 dimensions, M-64-256-256-1024-D, tanh and a sigmoid. AGE's encoder is not published;
+here D-1024-256-256-64-M, tanh, as the fact sheet of this suite has it, or a small convolutional one. ALI, VAE and GAN are the MLP
+forms of `agelib.baselines`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agelib import age, apply, fit, networks, sphere
+from agelib.baselines import ali, gan, vae
+from agelib.run import Run
+from agelib.step import Step
+
+NAMES = {"age": "AGE-10", "age_gaussian": "AGE-10, Gaussian prior", "ali": "ALI-10", "vae": "VAE-10", "gan": "GAN-10"}
+CONFIGS = {"age": age.AgeConfig, "age_gaussian": age.AgeConfig} | {
+    "ali": ali.AliConfig, "vae": vae.VaeConfig, "gan": gan.GanConfig
+}  # fmt: skip
+BUILD = {"ali": ali.build_mlp, "vae": vae.build_mlp, "gan": gan.build_mlp}
+HIDDEN = (64, 256, 256, 1024)  # of the decoder
+
+
+@dataclass
+class Model:
+    """A trained decoder and what came with it. status: "ok", or "diverged: " and why; then `g` is not to be used."""
+
+    method: str
+    label: str
+    g: nn.Module
+    e: nn.Module | None
+    seconds: float
+    status: str = "ok"
+    history: list[dict] = field(default_factory=list)
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether codes are unit vectors."""
+        return self.method == "age"
+
+    def decode(self, h: Tensor) -> Tensor:
+        """h (B, M), standard normal under the model's prior -> (B, D) in [0, 1]; on the sphere g(h/|h|), exactly the
+        uniform prior. What `agelib.metrics.ais` takes."""
+        z = h / h.norm(dim=1, keepdim=True) if self.on_sphere else h
+        return (self.g(z) + 1).flatten(1) / 2
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and log sigma of q(z|x), each (N, M), for x (N, D) in [0, 1]; None where the encoder has no density."""
+        if not isinstance(self.e, networks.GaussianCode):
+            return None
+        with torch.no_grad():
+            return self.e.eval().moments(2 * x - 1)
+
+    def samples(self, n: int, generator: torch.Generator) -> np.ndarray:
+        """n samples as uint8 images (n, C, H, W)."""
+        return apply.generate(self.g, sphere.sample(n, self.g.M, self.prior, generator=generator))
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray | None:
+        """g(e(x)) as uint8 for uint8 images (N, C, H, W); None without an encoder."""
+        return None if self.e is None else apply.reconstruct(self.g, self.e, images)
+
+    @property
+    def prior(self) -> str:
+        return "sphere" if self.on_sphere else "gaussian"
+
+
+class ConvEncoder(nn.Module):
+    """e: (B, C, H, W), H and W divisible by 4 -> codes (B, M): three convolutions of width, 2 width and 4 width channels,
+    BatchNorm on all but the first, LeakyReLU(0.2), one linear layer. The decoder stays the fully connected one."""
+
+    def __init__(self, shape: tuple[int, ...], M: int, prior: str, width: int = 16):
+        super().__init__()
+        C, H, W = shape
+        if H % 4 or W % 4:
+            raise ValueError(f"the convolutional encoder takes sizes that are multiples of 4, got {H}x{W}")
+        layers: list[nn.Module] = [nn.Conv2d(C, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for c_in, kernel in ((width, 4), (2 * width, 3)):
+            layers += [nn.Conv2d(c_in, 2 * c_in, kernel, 2, 1, bias=False), nn.BatchNorm2d(2 * c_in), nn.LeakyReLU(0.2)]
+        side = [math.ceil(n / 4 / 2) for n in (H, W)]
+        layers += [nn.Flatten(), nn.Linear(4 * width * side[0] * side[1], M)]
+        self.layers = nn.Sequential(*layers)
+        self.M, self.prior = M, sphere.check_prior(prior)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.layers(x).float()
+        return sphere.project(e) if self.prior == "sphere" else e
+
+
+def build(
+    method: str, images: np.ndarray, M: int = 10, *, encoder: str = "mlp", device: torch.device | str = "cpu"
+) -> dict[str, nn.Module]:
+    """The networks of `method` for images (N, C, H, W), the decoder's last bias at their mean.
+
+    encoder: AGE's, "mlp" or "conv"; the others have their own. Raises ValueError for an unknown method or encoder.
+    """
+    if method not in NAMES or encoder not in ("mlp", "conv"):
+        raise ValueError(f"method is one of {', '.join(NAMES)} and encoder mlp or conv; got {method!r} and {encoder!r}")
+    shape = tuple(images.shape[1:])
+    D = math.prod(shape)
+    if method in BUILD:
+        nets = BUILD[method](shape, M, device=device)
+    else:
+        prior = "sphere" if method == "age" else "gaussian"
+        g = networks.MlpGenerator((M, *HIDDEN, D), shape)
+        e = networks.MlpEncoder((D, 1024, 256, 256, 64, M), prior) if encoder == "mlp" else ConvEncoder(shape, M, prior)
+        nets = {"g": g.to(device), "e": e.to(device)}
+    mean = torch.from_numpy(images[:5000].mean(0).ravel() / 255).float().clamp(0.01, 0.99)
+    with torch.no_grad():
+        nets["g"].layers[-1].bias.copy_(torch.logit(mean))
+    return nets
+
+
+def make_step(method: str, nets: dict[str, nn.Module], settings: Mapping, precision: str) -> Step:
+    """The method's Step with `settings` of its config. Raises ValueError naming those that it does not have."""
+    config = CONFIGS[method]
+    if unknown := sorted(settings.keys() - {f.name for f in fields(config)}):
+        raise ValueError(f"{NAMES[method]} has no setting {', '.join(unknown)}")
+    given = dict(settings) | {"precision": precision}
+    if config is age.AgeConfig:
+        prior = "sphere" if method == "age" else "gaussian"
+        return age.make_step(nets, age.AgeConfig(M=nets["g"].M, prior=prior, **given))
+    modules: dict[str, Callable] = {"ali": ali.make_step, "vae": vae.make_step, "gan": gan.make_step}
+    return modules[method](nets, config(**given))
+
+
+def train(
+    method: str,
+    images: np.ndarray,
+    folder: str | Path,
+    *,
+    n_epochs: int,
+    batch_size: int = 64,
+    max_steps: int | None = None,
+    M: int = 10,
+    encoder: str = "mlp",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    precision: str = "auto",
+    checkpoint_every_s: float = 60.0,
+    **settings,
+) -> Model:
+    """Train `method` on uint8 images in the run directory `folder`, or take from there what is trained.
+
+    settings: of the method's config (lr, and for AGE lam, mu, margin, ...). A training that diverges gives a model whose
+    status says so.
+    """
+    about = {"method": method, "n_epochs": n_epochs, "batch_size": batch_size, "encoder": encoder, "seed": seed}
+    run = Run(folder, about | settings | {"max_steps": max_steps}, seed=seed)
+    nets = build(method, images, M, encoder=encoder, device=device)
+    step = make_step(method, nets, settings, precision)
+    status, history = "ok", []
+    try:
+        history = fit.fit(
+            step, images, run=run, n_epochs=n_epochs, batch_size=batch_size, max_steps=max_steps, seed=seed,
+            checkpoint_every_s=checkpoint_every_s,
+        )  # fmt: skip
+    except fit.Diverged as error:
+        status = f"diverged: {error}"
+    g = step.modules.get("g_ema", nets["g"])
+    seconds = history[-1]["seconds"] if history else 0.0
+    for net in (g, nets.get("e")):
+        if net is not None:
+            net.eval().requires_grad_(False)
+    return Model(method, NAMES[method], g, nets.get("e"), seconds, status, history)
