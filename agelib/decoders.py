@@ -1,8 +1,7 @@
 """The models of the likelihood experiment: five ways to train the same fully connected decoder, with the same loop.
 
 The decoder is Wu et al.'s (2017) for 10 dimensions, M-64-256-256-1024-D, tanh and a sigmoid. AGE's encoder is not published;
-here D-1024-256-256-64-M, tanh, as the fact sheet of this suite has it, or a small convolutional one. ALI, VAE and GAN are the MLP
-forms of `agelib.baselines`.
+here it is D-1024-256-256-64-M, tanh, or a small convolutional one. ALI, VAE and GAN are the MLP forms of `agelib.baselines`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def evaluate(
         about = {"n": n, "protocol": f"AIS {name}, mean over images"}
         rows.append(about | {"metric": f"AIS {name}: effective sample size", "value": found.ess.mean()})
         rows.append(about | {"metric": f"AIS {name}: HMC acceptance", "value": found.acceptance.mean()})
-    rows.append({"metric": "variance of the observation model", "value": variance, "protocol": "chosen on validation images"})
+    about = {"value": variance, "protocol": "chosen on validation images"}
+    rows.append({"metric": "variance of the observation model"} | about)
     if plan.n_bdmc:
         gap = ais.bdmc(decode, M, variance, plan.n_bdmc, cfg, device=device, folder=place and place / "bdmc")
         note = differences(cfg, plan.n_bdmc, PUBLISHED["bdmc"], complete)

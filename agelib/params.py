@@ -92,6 +92,63 @@ class Unconditional(_Notebook):
     reference: str
 
 
+class DecoderSettings(BaseModel):
+    """How one model of `agelib.decoders` is trained; None: the method's own default, and not for methods without it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_epochs: int = Field(ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    encoder: Literal["mlp", "conv"] = "mlp"
+    lr: float | None = Field(default=None, gt=0)
+    objective: Literal["released", "paper"] | None = None
+    lam: float | None = Field(default=None, ge=0)
+    mu: float | None = Field(default=None, ge=0)
+    margin: float | None = None
+    n_g_steps: int | None = Field(default=None, ge=1)
+    drop_lr: int | None = Field(default=None, ge=0)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    recon_x_in_g: float | None = Field(default=None, ge=0)
+    d_lr: float | None = Field(default=None, gt=0)
+    noise: float | None = Field(default=None, ge=0)
+    sigma2: float | None = Field(default=None, gt=0)
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are not None."""
+        return self.model_dump(exclude_none=True)
+
+
+class Likelihood(_Notebook):
+    """04_mnist_likelihood."""
+
+    dataset: str
+    size: int = Field(ge=8)
+    limit: int | None = Field(ge=2)
+    M: int = Field(ge=1)
+    models: dict[Literal["age", "age_gaussian", "ali", "vae", "gan"], DecoderSettings] = Field(min_length=1)
+    n_validation: int = Field(ge=1)
+    variances: list[float] = Field(min_length=1)
+    variance_chains: int = Field(ge=1)
+    variance_distributions: int = Field(ge=2)
+    n_test: int = Field(ge=2)
+    n_train: int = Field(ge=0)
+    n_bdmc: int = Field(ge=0)
+    n_chains: int = Field(ge=1)
+    n_distributions: int = Field(ge=2)
+    step_per_image: bool
+    kde_samples: int = Field(ge=0)
+    iwae_samples: int = Field(ge=0)
+    convergence: list[int]
+    convergence_images: int = Field(ge=1)
+    question: list[str] | None = Field(min_length=2, max_length=2)
+    seed: int = Field(ge=0)
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_every_s: float = Field(ge=0)
+    reference: str
+
+
 class Theory(_Notebook):
     """06_theory."""
 
@@ -111,7 +168,12 @@ class Summary(_Notebook):
     reference: str
 
 
-MODELS: dict[str, type[BaseModel]] = {"01_unconditional": Unconditional, "06_theory": Theory, "99_summary": Summary}
+MODELS: dict[str, type[BaseModel]] = {
+    "01_unconditional": Unconditional,
+    "04_mnist_likelihood": Likelihood,
+    "06_theory": Theory,
+    "99_summary": Summary,
+}
 
 
 def from_root(path: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from agelib import plotting
 
-_COLOURS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PURPLE)
+_COLOURS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PURPLE, plotting.GREY)
 
 
 def surfaces(
@@ -41,15 +41,20 @@ def surfaces(
 
 
 def curves(
-    panels: Mapping[str, Mapping[str, tuple[Any, Any]]], *, xlabel: str, ylabel: str = "", log: bool = False
+    panels: Mapping[str, Mapping[str, tuple[Any, Any]]], *, xlabel: str, ylabel: str = "", log: bool = False,
+    log_x: bool = False,
 ) -> plotting.Figure:
-    """Lines. panels: heading -> (label -> (x, y)); at most four lines a panel. log: logarithmic y."""
+    """Lines. panels: heading -> (label -> (x, y)); at most five lines a panel. log, log_x: logarithmic y, x."""
     fig, axes = _axes(len(panels))
     for ax, (heading, lines) in zip(axes, panels.items(), strict=True):
+        if len(lines) > len(_COLOURS):
+            raise ValueError(f"{heading}: at most {len(_COLOURS)} lines, got {len(lines)}")
         for colour, (label, (x, y)) in zip(_COLOURS, lines.items(), strict=False):
             ax.plot(x, y, color=colour, lw=1.6, label=label)
         if log:
             ax.set_yscale("log")
+        if log_x:
+            ax.set_xscale("log")
         ax.set_title(heading, fontsize=10)
         ax.set_xlabel(xlabel)
         ax.set_ylabel(ylabel)

@@ -39,6 +39,8 @@ ALLOWED = {
     "toy": set(),
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},
+    "likelihood": {"metrics"},
+    "decoders": {"age", "apply", "baselines", "fit", "networks", "run", "sphere", "step"},
     "rival": {"apply", "baselines", "fit", "run", "step"},
 }
 ANYTHING = {"bench"}

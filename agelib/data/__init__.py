@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agelib.data import cache, names, search
+import numpy as np
+from PIL import ImageOps
+
+from agelib.data import cache, names, pixels, search
 from agelib.data import packs as _packs
 from agelib.data.imageset import DataError, ImageSet
 
-__all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "load", "pack_folders"]
+__all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "load", "pack_folders", "read_image"]
 
 NAMES = names.NAMES
 PathLike = str | os.PathLike
@@ -136,3 +139,14 @@ def _first(whole: ImageSet, limit: int) -> ImageSet:
         complete=False,
         sha256=cache.content_sha256(images, labels),
     )
+
+
+def read_image(path: PathLike, size: int, channels: int) -> np.ndarray:
+    """One image file of any usual format as uint8 (channels, size, size), squashed to a square; channels 1 or 3.
+
+    Transparency goes over white, 16 bits to 8. Raises DataError, naming the file, for anything that is not an image.
+    """
+    try:
+        return pixels.to_array(ImageOps.exif_transpose(pixels.decode(path, str(path))), size, channels)
+    except ValueError as err:
+        raise err if isinstance(err, DataError) else DataError(f"{path}: {err}") from err

@@ -5,14 +5,14 @@ quantitative analysis of decoder-based generative models") and its released code
 z (B, M) float32 -> (B, ...) of D values; a prior on the sphere enters as decode(h / |h|) with h normal. x has values in
 [0, 1]; densities are in nats on that scale. `variance` is a variance, as eval_gen's "sigma" is.
 
-A forward chain starts at z ~ N(0, I) and goes through p_t ~ N(z; 0, I) N(x; decode(z), variance I)^beta_t, beta from 0 to 1. The
-mean of its weights is an unbiased estimate of p(x), so its logarithm is, in expectation, a lower bound of log p(x). A
+A forward chain starts at z ~ N(0, I) and goes through p_t ~ N(z; 0, I) N(x; decode(z), variance I)^beta_t, beta from 0 to 1.
+The mean of its weights is an unbiased estimate of p(x), so its logarithm is, in expectation, a lower bound of log p(x). A
 reversed chain that starts at an exact posterior draw gives an upper bound (Grosse et al. 2015, bidirectional Monte Carlo);
 such a draw exists for x simulated from the model. All chains of all images of a block are one tensor.
 
-Forces in bf16 leave the result right: a leapfrog trajectory preserves volume and can be reversed under any force that depends
-on the position alone, and whether its end is accepted, and what it weighs, is decided by float32 likelihoods. A coarser force only
-makes the accepted step smaller.
+Forces in bf16 leave the result right: a leapfrog trajectory preserves volume and can be reversed under any force that
+depends on the position alone, and whether its end is accepted, and what it weighs, is decided by float32 likelihoods. A
+coarser force only makes the accepted step smaller.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def betas(n: int) -> Tensor:
 
 
 def dequantise(images: np.ndarray, seed: int = 41242) -> Tensor:
-    """uint8 images (N, ...) -> (N, D) float32 in [0, 1): pixel/256 + U(0, 1)/256, as eval_gen does; same noise for a seed."""
+    """uint8 images (N, ...) -> (N, D) float32 in [0, 1): pixel/256 + U(0, 1)/256, as eval_gen does."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim < 2 or not len(images):
         raise ValueError(f"images must be uint8 (N, ...), N >= 1; got {images.dtype} {images.shape}")
@@ -228,7 +228,8 @@ def _anneal(decode, x, z, M, variance, cfg, folder, every_s, label) -> Estimate:
                 progress.show(f"{label}: {share:.0%}, about {left / 60:.0f} min left if not resumed")
             chains.save()
         parts.append(chains.result())
-    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("log_p", "ess", "acceptance", "step_size")}
+    names = ("log_p", "ess", "acceptance", "step_size")
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     found = Estimate(**arrays, z=torch.cat([p.z for p in parts], 1), n_chains=cfg.n_chains)
     for doubt in found.doubts():
         warnings.warn(f"{label}: {doubt}; more distributions would help", stacklevel=3)
@@ -244,7 +245,8 @@ class _Chains:
         self.reverse = z is not None
         schedule = betas(cfg.n_distributions)
         self.beta = (schedule.flip(0) if self.reverse else schedule).tolist()
-        self.generator = torch.Generator(x.device).manual_seed(int(np.random.SeedSequence([cfg.seed, block]).generate_state(1)[0]))
+        (own_seed,) = np.random.SeedSequence([cfg.seed, block]).generate_state(1).tolist()
+        self.generator = torch.Generator(x.device).manual_seed(own_seed)
         C, N = cfg.n_chains, len(x)
         self.t = 0  # distributions passed
         self.z = self.normal(C, N, M) if z is None else z.float().expand(C, N, M).clone()
@@ -267,7 +269,7 @@ class _Chains:
         return torch.randn(*shape, generator=self.generator, device=self.x.device)
 
     def forces(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient in z of log N(x; decode(z), variance I), (C, N, M), and that logarithm without its constant, (C, N)."""
+        """The gradient in z of log N(x; decode(z), variance I), (C, N, M), and that logarithm, no constant, (C, N)."""
         C, N, M = z.shape
         with torch.enable_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             flat = z.reshape(C * N, M).requires_grad_()

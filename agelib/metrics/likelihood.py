@@ -1,7 +1,7 @@
-"""Two cheap figures beside AIS for p(x) = integral of N(z; 0, I) N(x; decode(z), variance I) dz (Wu et al. 2017, section 2).
+"""Two cheap figures beside AIS for p(x) = integral of N(z; 0, I) N(x; decode(z), variance I) dz (Wu et al. 2017).
 
-Values are in nats, densities on the [0, 1] pixel scale. Both are, in expectation, lower bounds of the log-likelihood of their
-model; with few samples far below it. Published: AIS 705, IWAE 486, KDE 409 for the same VAE.
+Values are in nats, densities on the [0, 1] pixel scale. Both are, in expectation, lower bounds of the log-likelihood of
+their model; with few samples far below it. Published: AIS 705, IWAE 486, KDE 409 for the same VAE.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def iwae(
             eps = torch.randn(n, len(m), generator=generator, device=m.device)
             z = m + s.exp() * eps
             log_lik = (decode(z).float().flatten(1) - image).square().sum(1).double() / (-2 * variance)
-            log_ratio = 0.5 * (eps.double().square() - z.double().square()).sum(1) + s.double().sum()  # log p(z) - log q(z|x)
-            terms.append(log_lik + log_ratio)
+            log_prior_over_q = 0.5 * (eps.double().square() - z.double().square()).sum(1) + s.double().sum()
+            terms.append(log_lik + log_prior_over_q)
         found.append(torch.cat(terms).logsumexp(0) - math.log(n_samples))
     return torch.stack(found).cpu() - D / 2 * math.log(2 * math.pi * variance)

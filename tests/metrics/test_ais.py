@@ -81,7 +81,7 @@ def test_with_few_distributions_the_two_bounds_lie_apart_on_their_own_sides():
 
 
 def test_a_bimodal_posterior():
-    """decode = 0.5 + 0.4 tanh(3 |z|) in one dimension: x = 0.8 is explained by z and -z alike; the exact value by a sum over z."""
+    """One dimension, decode = 0.5 + 0.4 tanh(3 |z|): x = 0.8 is explained by z and -z alike; the truth by a sum over z."""
 
     def decode(z):
         return 0.5 + 0.4 * torch.tanh(3 * z.abs())
@@ -157,9 +157,9 @@ def test_the_variance_that_made_the_images_is_chosen(tmp_path):
 
 def test_the_schedule():
     beta = ais.betas(5)
-    middle = (torch.sigmoid(torch.tensor(2.0)) - torch.sigmoid(torch.tensor(4.0)) * 0).item()
-    low, high = 1 / (1 + math.exp(4)), 1 / (1 + math.exp(-4))
-    assert beta.tolist() == pytest.approx([0, (1 / (1 + math.exp(2)) - low) / (high - low), 0.5, (middle - low) / (high - low), 1])
+    low, quarter, high = (1 / (1 + math.exp(-t)) for t in (-4, -2, 4))
+    quarter = (quarter - low) / (high - low)
+    assert beta.tolist() == pytest.approx([0, quarter, 0.5, 1 - quarter, 1]) and quarter == pytest.approx(0.10499, abs=1e-5)
 
 
 def test_images_get_the_noise_of_their_last_bit():
@@ -248,7 +248,9 @@ def test_bad_input_stops_before_any_chain(change, message):
     assert len(calls) <= 1
 
 
-@pytest.mark.parametrize("changes", [{"n_chains": 0}, {"n_distributions": 1}, {"acceptance": 1.0}, {"first_step": 0.9}, {"precision": "half"}])
+@pytest.mark.parametrize(
+    "changes", [{"n_chains": 0}, {"n_distributions": 1}, {"acceptance": 1.0}, {"first_step": 0.9}, {"precision": "half"}]
+)
 def test_settings_that_make_no_sense(changes):
     with pytest.raises(ValueError, match="need|unknown precision"):
         doubled(CFG, **changes)
