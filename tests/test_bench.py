@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from agelib import age, bench, networks
+from agelib import age, bench, bench_ais, networks
+from agelib.metrics import ais
 
 
 def test_arithmetic_by_hand():
@@ -76,3 +77,24 @@ def test_epoch_times_are_of_the_published_sizes(monkeypatch):
     assert rows["ALI", "parameters"]["value"] == 1_767_584 + 3_315_488 + 5_283_073
     assert rows["AGE", "GFLOP per image"]["value"] * 64 == pytest.approx(bench.iteration_flop(32, 128, 3) / 1e9)
     assert "B 64, 1 e + 3 g updates" in rows["AGE", "seconds per epoch"]["protocol"]
+
+
+def test_arithmetic_of_an_ais_move_by_hand():
+    """10-64-256-256-1024-784 has 1,147,520 weights; ten gradients of 2 passes, 2 operations a weight."""
+    assert bench_ais.move_flop() == 40 * (640 + 64 * 256 + 256 * 256 + 256 * 1024 + 1024 * 784)
+
+
+def test_the_plain_move_leaves_the_posterior_as_it_is():
+    """A constant decoder leaves the prior: 2,000 chains keep mean 0 and variance 1, and nearly all moves are taken."""
+    torch.manual_seed(0)
+    z = torch.randn(2000, 10)
+    constant = torch.full((bench_ais.D,), 0.5)
+    new = bench_ais.plain_move(lambda z: constant + 0 * z.sum(1, keepdim=True), constant, z, 0.5, 0.3)
+    assert (new != z).any(1).float().mean() > 0.9
+    assert new.mean() == pytest.approx(0, abs=0.02) and new.var() == pytest.approx(1, abs=0.04)
+
+
+def test_rates_are_positive_and_of_every_way():
+    found = bench_ais.rates(3, 2, torch.device("cpu"), 1)
+    assert set(found) == {"plain", "fp32", "bf16"} and all(rate > 0 for rate in found.values())
+    assert ais.AisConfig().n_leapfrog == 10  # which the arithmetic counts

@@ -43,7 +43,7 @@ ALLOWED = {
     "decoders": {"age", "apply", "baselines", "fit", "networks", "run", "sphere", "step"},
     "rival": {"apply", "baselines", "fit", "run", "step"},
 }
-ANYTHING = {"bench"}
+ANYTHING = {"bench", "bench_ais"}
 # Third-party package -> the only places that import it.
 ONLY_IN = {
     "matplotlib": {"plotting", "plotting_theory", "data.embedded"},
