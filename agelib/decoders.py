@@ -96,7 +96,7 @@ class ConvEncoder(nn.Module):
 def build(
     method: str, images: np.ndarray, M: int = 10, *, encoder: str = "mlp", device: torch.device | str = "cpu"
 ) -> dict[str, nn.Module]:
-    """The networks of `method` for images (N, C, H, W), the decoder's last bias at their mean.
+    """The networks of `method` for images (N, C, H, W): the decoder with Xavier's weights and its last bias at their mean.
 
     encoder: AGE's, "mlp" or "conv"; the others have their own. Raises ValueError for an unknown method or encoder.
     """
@@ -111,9 +111,14 @@ def build(
         g = networks.MlpGenerator((M, *HIDDEN, D), shape)
         e = networks.MlpEncoder((D, 1024, 256, 256, 64, M), prior) if encoder == "mlp" else ConvEncoder(shape, M, prior)
         nets = {"g": g.to(device), "e": e.to(device)}
+    linear = [layer for layer in nets["g"].layers if isinstance(layer, nn.Linear)]
+    for layer in linear[:-1]:  # the framework's default lets the signal die in five layers of tanh
+        nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("tanh"))
+        nn.init.zeros_(layer.bias)
+    nn.init.xavier_uniform_(linear[-1].weight)
     mean = torch.from_numpy(images[:5000].mean(0).ravel() / 255).float().clamp(0.01, 0.99)
     with torch.no_grad():
-        nets["g"].layers[-1].bias.copy_(torch.logit(mean))
+        linear[-1].bias.copy_(torch.logit(mean))
     return nets
 
 

@@ -215,3 +215,21 @@ def test_npz_damaged_or_absent(root, clean, tmp_path):
         with pytest.raises(DataError, match=r"d\.npz"):
             data.load(f"npz:{path}")
         clean()
+
+
+def test_one_image_file_of_any_kind(tmp_path):
+    """A 16-bit grey, a palette, a half transparent and a wide picture; and a text file called .jpg."""
+    grey = np.full((40, 30), 0x8040, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert (data.read_image(tmp_path / "deep.png", 28, 1) == 0x80).all()
+    clear = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert (data.read_image(tmp_path / "clear.png", 8, 3) == 255).all()
+    Image.new("RGB", (20, 20), (0, 0, 255)).convert("P").save(tmp_path / "palette.gif")
+    assert data.read_image(tmp_path / "palette.gif", 8, 3)[:, 0, 0].tolist() == [0, 0, 255]
+    Image.new("RGB", (900, 10), (9, 9, 9)).save(tmp_path / "wide.bmp")
+    assert data.read_image(tmp_path / "wide.bmp", 16, 1).shape == (1, 16, 16)
+    (tmp_path / "text.jpg").write_text("not an image")
+    for name in ("text.jpg", "missing.png"):
+        with pytest.raises(data.DataError, match=name):
+            data.read_image(tmp_path / name, 28, 1)
