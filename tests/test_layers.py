@@ -16,6 +16,7 @@ ALLOWED = {
     "__init__": {"allocator"},
     "allocator": set(),
     "sphere": set(),
+    "color": set(),
     "step": set(),
     "fast": set(),
     "checkpoint": set(),
