@@ -16,7 +16,7 @@ import time
 import torch
 from torch import Tensor
 
-from agelib import networks
+from agelib import annealing, networks
 from agelib.metrics import ais
 
 M, D, VARIANCE = 10, 784, 0.01
@@ -57,7 +57,7 @@ def rates(n_images: int, n_chains: int, device: torch.device, repeats: int) -> d
     g, decode = decoder(device)
     x = torch.rand(n_images, D, device=device)
     sampled = {
-        name: ais._Chains(decode, x, None, M, VARIANCE, _config(name, n_chains), 0, None) for name in ("fp32", "bf16")
+        name: annealing.Chains(decode, x, None, M, VARIANCE, _config(name, n_chains), 0, None) for name in ("fp32", "bf16")
     }
     z = torch.randn(n_images, n_chains, M, device=device)
     few = max(1, n_images // 20)  # the loop costs the same for every image

@@ -36,7 +36,8 @@ ALLOWED = {
     "fit": {"checkpoint", "step", "fast", "progress", "run"},
     "age": {"networks", "losses"} | CORE,
     "baselines": {"networks", "losses"} | CORE,
-    "metrics": {"checkpoint", "progress"},  # a long estimate resumes and shows its progress
+    "annealing": {"checkpoint"},
+    "metrics": {"annealing", "progress"},  # a long estimate resumes and shows its progress
     "toy": set(),
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},
