@@ -60,10 +60,10 @@ def forward(
 ) -> Estimate:  # fmt: skip
     """Estimate log p(x) for x (N, D) or (N, ...) in [0, 1]; the expectation of the result is a lower bound.
 
-    folder: keeps checkpoints there, from which a killed estimate goes on with the same result bit for bit; a folder of
-    another estimate (settings, images or decoder) is refused. Raises ValueError before any chain starts for values outside
-    [0, 1] or not finite, variance <= 0, and a decoder with another output size or with values that are not finite. Warns
-    when `Estimate.doubts` has something to say.
+    folder: keeps checkpoints there, from which a killed estimate goes on with the same result bit for bit (same number of
+    threads); a folder of another estimate (settings, images or decoder) is refused. Raises ValueError before any chain
+    starts for values outside [0, 1] or not finite, variance <= 0, and a decoder with another output size or with values
+    that are not finite. Warns when `Estimate.doubts` has something to say.
     """
     x = _images(x)
     if x.min() < 0 or x.max() > 1:
