@@ -55,6 +55,9 @@ def curves(
             ax.set_yscale("log")
         if log_x:
             ax.set_xscale("log")
+            at = sorted({float(v) for x, _ in lines.values() for v in x})
+            ax.set_xticks(at, [f"{v:g}" for v in at])
+            ax.minorticks_off()
         ax.set_title(heading, fontsize=10)
         ax.set_xlabel(xlabel)
         ax.set_ylabel(ylabel)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agelib import plotting
+from agelib import plotting, plotting_theory
 from agelib.plotting import DPI
 
 
@@ -244,3 +244,10 @@ def test_curves_of_the_rivals():
     assert [line.get_label() for line in ax.lines[:2]] == ["discriminator", "generator"]
     bound = plotting.learning_curves([{"step": i, "neg_elbo": 5.0 - i, "nll": 1.0, "kl": 2.0} for i in range(3)])
     assert len([ax for ax in bound.axes if ax.axison]) == 1
+
+
+def test_a_logarithmic_axis_is_marked_where_it_was_measured():
+    lines = {"a": ((30, 100, 300), (1, 2, 3))}
+    figure = plotting_theory.curves({"AIS": lines}, xlabel="number of distributions", log_x=True)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["30", "100", "300"] and ax.get_xscale() == "log"
