@@ -228,7 +228,7 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     result = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=3000)
     assert result.returncode == 0, result.stdout + result.stderr
     runs = {path.name for path in (tmp_path / "smoke").iterdir() if path.is_dir()}
-    assert runs == {"digits", "faces", "theory", "summary"}
+    assert runs == {"digits", "faces", "likelihood", "theory", "summary"}
     for run in ("digits", "faces"):
         folder = tmp_path / "smoke" / run
         for name in (
@@ -245,4 +245,7 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
         metrics = json.loads((folder / "metrics.json").read_text())
         assert (metrics["run"], metrics["profile"], metrics["status"]) == (run, "smoke", "ok")
         assert metrics["rows"]
+    numbers = json.loads((tmp_path / "smoke/likelihood/metrics.json").read_text())["rows"]
+    estimated = {row["model"] for row in numbers if row["metric"] == "log_likelihood_ais_test" and row["value"] is not None}
+    assert estimated == {"AGE-10", "AGE-10, Gaussian prior", "ALI-10", "VAE-10", "GAN-10"}
     assert (tmp_path / "smoke" / "index.html").is_file()
