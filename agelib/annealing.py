@@ -49,7 +49,7 @@ class Estimate:
     """The estimates for N images and what says whether to trust them.
 
     log_p: (N,) float64 nats; expected to be below log p(x) for a forward estimate and above it for a reversed one.
-    ess: (N,) effective sample size of each image's chains, 1 to n_chains. acceptance: (N,) share of HMC proposals accepted.
+    ess: (N,) effective sample size of each image's chains, 1 to their number. acceptance: (N,) share of HMC moves taken.
     step_size: (N,) at the end. z: (n_chains, N, M) float32, the chains' last states, posterior draws after a forward run.
     """
 
@@ -58,7 +58,6 @@ class Estimate:
     acceptance: np.ndarray
     step_size: np.ndarray
     z: Tensor
-    n_chains: int
 
     @property
     def mean(self) -> float:
@@ -73,7 +72,7 @@ class Estimate:
     def doubts(self) -> list[str]:
         """Reasons not to trust the estimate, in words; empty if there are none."""
         found = []
-        if self.n_chains > 1 and (one := float((self.ess < 1.5).mean())) > 0.5:
+        if len(self.z) > 1 and (one := float((self.ess < 1.5).mean())) > 0.5:
             found.append(f"for {one:.0%} of the images a single chain carries the weight (effective sample size < 1.5)")
         if (rate := float(self.acceptance.mean())) < 0.4:
             found.append(f"HMC accepts only {rate:.0%} of its moves")
@@ -181,7 +180,7 @@ class Chains:
         log_p = (-log_mean if self.reverse else log_mean) + self.constant
         moves = max(1, self.t - self.reverse)
         arrays = (log_p, ess, self.accepted / moves, self.step.expand(N))
-        return Estimate(*(a.cpu().numpy().copy() for a in arrays), z=self.z.cpu(), n_chains=C)
+        return Estimate(*(a.cpu().numpy().copy() for a in arrays), z=self.z.cpu())
 
     # ---- state ----
     def identity(self) -> dict:

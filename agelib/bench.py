@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -104,21 +103,15 @@ def iteration_flop(size: int, M: int, n_g_steps: int = 2) -> float:
     return 2.0 * BATCH * (6 * E + 3 * G + n_g_steps * (3 * G + 2 * E))
 
 
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def matrix_peak(dtype: torch.dtype, device: torch.device, n: int = 2048) -> float:
     """The best of ten n x n matrix products, in TFLOP/s."""
     n = 8192 if device.type == "cuda" else n
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
-        start = _clock(device)
+        start = fast.clock(device)
         a @ b
-        best = min(best, _clock(device) - start)
+        best = min(best, fast.clock(device) - start)
     return 2 * n**3 / best / 1e12
 
 
@@ -134,10 +127,10 @@ def in_turn(
         for name, (step, batch, set_allocator) in ways.items():
             set_allocator()
             step(batch)  # once more after the switch, so that the allocator has settled
-            start = _clock(device)
+            start = fast.clock(device)
             step(batch)
             if i >= 2:
-                times[name].append(_clock(device) - start)
+                times[name].append(fast.clock(device) - start)
     allocator.tune()
     return times
 
@@ -243,9 +236,9 @@ def loop_overhead(device: torch.device, n_steps: int = 12) -> tuple[float, float
     update, inside = step.update, []
 
     def timed(x: Tensor):
-        start = _clock(device)
+        start = fast.clock(device)
         logs = update(x)
-        inside.append(_clock(device) - start)
+        inside.append(fast.clock(device) - start)
         return logs
 
     step.update = timed
@@ -256,10 +249,10 @@ def loop_overhead(device: torch.device, n_steps: int = 12) -> tuple[float, float
         )  # fmt: skip
     data = fit.Batches(images, BATCH, seed=0, device=device)
     data.batch(0)
-    start = _clock(device)
+    start = fast.clock(device)
     for i in range(20):
         data.batch(i)
-    fetch = (_clock(device) - start) / 20
+    fetch = (fast.clock(device) - start) / 20
     total = rows[-1]["seconds"]
     return 1 - sum(inside) / total, fetch / (total / n_steps)
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 
 import torch
 from torch import Tensor
 
-from agelib import annealing, networks
-from agelib.metrics import ais
+from agelib import annealing, fast, networks
 
 M, D, VARIANCE = 10, 784, 0.01
 
@@ -25,7 +23,7 @@ M, D, VARIANCE = 10, 784, 0.01
 def decoder(device: torch.device | str):
     """(network, decode): the published decoder at its initial weights, and z -> (B, 784) in [0, 1]."""
     torch.manual_seed(0)
-    g = networks.MlpGenerator((M, 64, 256, 256, 1024, D), (1, 28, 28)).to(device).requires_grad_(False)
+    g = networks.published_decoder((1, 28, 28), M).to(device).requires_grad_(False)
     return g, lambda z: torch.sigmoid(g.layers(z))
 
 
@@ -56,37 +54,28 @@ def rates(n_images: int, n_chains: int, device: torch.device, repeats: int) -> d
     """Images x chains x distributions a second: "plain", "fp32" and "bf16" (medians, in turn)."""
     g, decode = decoder(device)
     x = torch.rand(n_images, D, device=device)
-    sampled = {
-        name: annealing.Chains(decode, x, None, M, VARIANCE, _config(name, n_chains), 0, None) for name in ("fp32", "bf16")
-    }
+    sampled = {}
+    for name in ("fp32", "bf16"):
+        cfg = annealing.AisConfig(n_chains=n_chains, precision=name)
+        sampled[name] = annealing.Chains(decode, x, None, M, VARIANCE, cfg, 0, None)
     z = torch.randn(n_images, n_chains, M, device=device)
     few = max(1, n_images // 20)  # the loop costs the same for every image
     times: dict[str, list[float]] = {"plain": [], "fp32": [], "bf16": []}
     for repeat in range(repeats + 1):
         for name, chains in sampled.items():
-            start = _now(device)
+            start = fast.clock(device)
             chains.advance()
-            times[name] += [n_images * n_chains / (_now(device) - start)] if repeat else []
-        start = _now(device)
+            times[name] += [n_images * n_chains / (fast.clock(device) - start)] if repeat else []
+        start = fast.clock(device)
         for i in range(few):
             plain_move(decode, x[i], z[i], 0.5, 0.01)
-        times["plain"] += [few * n_chains / (_now(device) - start)] if repeat else []
+        times["plain"] += [few * n_chains / (fast.clock(device) - start)] if repeat else []
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def move_flop() -> float:
     """Floating-point operations of one chain's move: 10 gradients, each forward and back to the input."""
     return 10 * 2 * 2.0 * sum(layer.weight.numel() for layer in decoder("cpu")[0].layers if hasattr(layer, "weight"))
-
-
-def _config(precision: str, n_chains: int) -> ais.AisConfig:
-    return ais.AisConfig(n_chains=n_chains, precision=precision)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def report(device: torch.device, peaks: dict[str, float], repeats: int, n_images: int = 100, n_chains: int = 16) -> None:

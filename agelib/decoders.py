@@ -7,7 +7,7 @@ here it is D-1024-256-256-64-M, tanh, or a small convolutional one. ALI, VAE and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -15,17 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, apply, fit, networks, sphere
-from agelib.baselines import ali, gan, vae
+from agelib import age, apply, fit, networks, rival, sphere
 from agelib.run import Run
 from agelib.step import Step
 
 NAMES = {"age": "AGE-10", "age_gaussian": "AGE-10, Gaussian prior", "ali": "ALI-10", "vae": "VAE-10", "gan": "GAN-10"}
-CONFIGS = {"age": age.AgeConfig, "age_gaussian": age.AgeConfig} | {
-    "ali": ali.AliConfig, "vae": vae.VaeConfig, "gan": gan.GanConfig
-}  # fmt: skip
-BUILD = {"ali": ali.build_mlp, "vae": vae.build_mlp, "gan": gan.build_mlp}
-HIDDEN = (64, 256, 256, 1024)  # of the decoder
 
 
 @dataclass
@@ -33,22 +27,25 @@ class Model:
     """A trained decoder and what came with it. status: "ok", or "diverged: " and why; then `g` is not to be used."""
 
     method: str
-    label: str
     g: nn.Module
     e: nn.Module | None
-    seconds: float
     status: str = "ok"
     history: list[dict] = field(default_factory=list)
 
     @property
-    def on_sphere(self) -> bool:
-        """Whether codes are unit vectors."""
-        return self.method == "age"
+    def label(self) -> str:
+        """The name in tables and figures."""
+        return NAMES[self.method]
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took; 0 if it was lost."""
+        return self.history[-1]["seconds"] if self.history else 0.0
 
     def decode(self, h: Tensor) -> Tensor:
         """h (B, M), standard normal under the model's prior -> (B, D) in [0, 1]; on the sphere g(h/|h|), exactly the
         uniform prior. What `agelib.metrics.ais` takes."""
-        z = h / h.norm(dim=1, keepdim=True) if self.on_sphere else h
+        z = sphere.project(h) if prior_of(self.method) == "sphere" else h
         return (self.g(z) + 1).flatten(1) / 2
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -60,15 +57,16 @@ class Model:
 
     def samples(self, n: int, generator: torch.Generator) -> np.ndarray:
         """n samples as uint8 images (n, C, H, W)."""
-        return apply.generate(self.g, sphere.sample(n, self.g.M, self.prior, generator=generator))
+        return apply.generate(self.g, sphere.sample(n, self.g.M, prior_of(self.method), generator=generator))
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray | None:
         """g(e(x)) as uint8 for uint8 images (N, C, H, W); None without an encoder."""
         return None if self.e is None else apply.reconstruct(self.g, self.e, images)
 
-    @property
-    def prior(self) -> str:
-        return "sphere" if self.on_sphere else "gaussian"
+
+def prior_of(method: str) -> str:
+    """The law of the codes of a method of NAMES."""
+    return "sphere" if method == "age" else "gaussian"
 
 
 class ConvEncoder(nn.Module):
@@ -103,16 +101,15 @@ def build(
     if method not in NAMES or encoder not in ("mlp", "conv"):
         raise ValueError(f"method is one of {', '.join(NAMES)} and encoder mlp or conv; got {method!r} and {encoder!r}")
     shape = tuple(images.shape[1:])
-    D = math.prod(shape)
-    if method in BUILD:
-        nets = BUILD[method](shape, M, device=device)
+    if method in rival.MODULES:
+        nets = rival.MODULES[method][0].build_mlp(shape, M, device=device)
     else:
-        prior = "sphere" if method == "age" else "gaussian"
-        g = networks.MlpGenerator((M, *HIDDEN, D), shape)
-        e = networks.MlpEncoder((D, 1024, 256, 256, 64, M), prior) if encoder == "mlp" else ConvEncoder(shape, M, prior)
+        prior, dims = prior_of(method), (math.prod(shape), 1024, 256, 256, 64, M)
+        g = networks.published_decoder(shape, M)
+        e = networks.MlpEncoder(dims, prior) if encoder == "mlp" else ConvEncoder(shape, M, prior)
         nets = {"g": g.to(device), "e": e.to(device)}
     linear = [layer for layer in nets["g"].layers if isinstance(layer, nn.Linear)]
-    for layer in linear[:-1]:  # the framework's default lets the signal die in five layers of tanh
+    for layer in linear[:-1]:  # the framework's default lets the signal die in four layers of tanh
         nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("tanh"))
         nn.init.zeros_(layer.bias)
     nn.init.xavier_uniform_(linear[-1].weight)
@@ -124,15 +121,12 @@ def build(
 
 def make_step(method: str, nets: dict[str, nn.Module], settings: Mapping, precision: str) -> Step:
     """The method's Step with `settings` of its config. Raises ValueError naming those that it does not have."""
-    config = CONFIGS[method]
+    config = rival.MODULES[method][1] if method in rival.MODULES else age.AgeConfig
     if unknown := sorted(settings.keys() - {f.name for f in fields(config)}):
         raise ValueError(f"{NAMES[method]} has no setting {', '.join(unknown)}")
-    given = dict(settings) | {"precision": precision}
-    if config is age.AgeConfig:
-        prior = "sphere" if method == "age" else "gaussian"
-        return age.make_step(nets, age.AgeConfig(M=nets["g"].M, prior=prior, **given))
-    modules: dict[str, Callable] = {"ali": ali.make_step, "vae": vae.make_step, "gan": gan.make_step}
-    return modules[method](nets, config(**given))
+    if method in rival.MODULES:
+        return rival.make_step(method, nets, precision, **settings)
+    return age.make_step(nets, age.AgeConfig(M=nets["g"].M, prior=prior_of(method), precision=precision, **settings))
 
 
 def train(
@@ -169,8 +163,7 @@ def train(
     except fit.Diverged as error:
         status = f"diverged: {error}"
     g = step.modules.get("g_ema", nets["g"])
-    seconds = history[-1]["seconds"] if history else 0.0
     for net in (g, nets.get("e")):
         if net is not None:
             net.eval().requires_grad_(False)
-    return Model(method, NAMES[method], g, nets.get("e"), seconds, status, history)
+    return Model(method, g, nets.get("e"), status, history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +82,10 @@ def average_into(average: nn.Module, net: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * net, for parameters and floating-point buffers alike; others are copied."""
     for a, b in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
         a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of a monotonic clock, read when `device` has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -29,11 +29,15 @@ class Plan:
 
 def differences(cfg: ais.AisConfig, n: int, published_n: int, complete: bool) -> str:
     """What keeps an AIS number from the published protocol, in words; empty if nothing does."""
-    found = [] if complete else ["other or incomplete data"]
-    pairs = [(n, published_n, "images"), (cfg.n_chains, PUBLISHED_AIS.n_chains, "chains")]
-    pairs.append((cfg.n_distributions, PUBLISHED_AIS.n_distributions, "distributions"))
-    found += [f"{mine:,} {what} instead of {theirs:,}" for mine, theirs, what in pairs if mine < theirs]
-    return "; ".join(found)
+    sizes = [(n, published_n, "images"), (cfg.n_chains, PUBLISHED_AIS.n_chains, "chains")]
+    sizes.append((cfg.n_distributions, PUBLISHED_AIS.n_distributions, "distributions"))
+    return "; ".join(_short(complete, sizes) + ["a step size for each image"] * cfg.step_per_image)
+
+
+def _short(complete: bool, sizes: list[tuple[int, int, str]]) -> list[str]:
+    """sizes: (mine, published, of what)."""
+    found = [f"{mine:,} {what} instead of {theirs:,}" for mine, theirs, what in sizes if mine < theirs]
+    return ([] if complete else ["other or incomplete data"]) + found
 
 
 def evaluate(
@@ -57,6 +61,7 @@ def evaluate(
     cfg, device = plan.cfg, next(iter(sets.values())).device
     place = None if folder is None else Path(folder)
     recipe = f"{cfg.n_chains} chains, {cfg.n_distributions:,} intermediate distributions, variance {variance:g}, nats"
+    recipe += f", forces in {cfg.precision}"
     rows, estimates = [], {}
     for name, x in sets.items():
         found = ais.forward(decode, x, M, variance, cfg, folder=place and place / name, label=f"AIS {name}")
@@ -93,11 +98,7 @@ def evaluate(
 
 def _cheap(kind: str, values: Tensor, count: int, what: str, protocol: str, complete: bool) -> dict:
     n = len(values)
-    note = "; ".join(
-        ([] if complete else ["other or incomplete data"])
-        + ([f"{count:,} {what} instead of {PUBLISHED[kind]:,}"] if count < PUBLISHED[kind] else [])
-        + ([f"{n:,} images instead of {PUBLISHED['test']:,}"] if n < PUBLISHED["test"] else [])
-    )
+    note = "; ".join(_short(complete, [(count, PUBLISHED[kind], what), (n, PUBLISHED["test"], "images")]))
     interval = 1.96 * values.std().item() / n**0.5 if n > 1 else None
     protocol = f"{protocol}, {count:,} {what}, {n:,} test images, nats; +-: 95 % confidence interval over images"
     about = {"n": n, "protocol": protocol, "comparable": not note, "note": note}

@@ -94,7 +94,7 @@ class MlpGenerator(nn.Module):
     """g: codes (B, dims[0]) -> (B, *shape), fully connected, `hidden` between the layers.
 
     dims: widths from the code to the output, whose product of `shape` ends it. out: "sigmoid" scales to images in [-1, 1],
-    "linear" is unbounded (points of a plane). The decoder of Wu et al. (2017) is (10, 64, 256, 256, 1024, 784), tanh.
+    "linear" is unbounded (points of a plane).
     """
 
     def __init__(
@@ -109,6 +109,11 @@ class MlpGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         y = self.layers(z).float().view(-1, *self.shape)
         return 2 * torch.sigmoid(y) - 1 if self.out == "sigmoid" else y
+
+
+def published_decoder(shape: tuple[int, ...], M: int = 10) -> MlpGenerator:
+    """The 10-d decoder of Wu et al. (2017), M-64-256-256-1024-D, tanh and a sigmoid, for images of `shape` with D values."""
+    return MlpGenerator((M, 64, 256, 256, 1024, math.prod(shape)), shape)
 
 
 class MlpEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""Figures of the theory notebook: surfaces, curves and clouds of points. Each returns a Figure and saves nothing."""
+"""Surfaces, curves and clouds of points, for notebooks 04 and 06. Each returns a Figure and saves nothing."""
 
 from __future__ import annotations
 

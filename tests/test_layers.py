@@ -42,7 +42,7 @@ ALLOWED = {
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},
     "likelihood": {"metrics"},
-    "decoders": {"age", "apply", "baselines", "fit", "networks", "run", "sphere", "step"},
+    "decoders": {"age", "apply", "fit", "networks", "rival", "run", "sphere", "step"},
     "rival": {"apply", "baselines", "fit", "run", "step"},
 }
 ANYTHING = {"bench", "bench_ais"}

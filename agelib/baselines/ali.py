@@ -273,7 +273,7 @@ def build_mlp(
     g: the 10-d decoder of Wu et al. (2017); e: 784-1024-256-256-64-20 tanh, mean and log sigma; d: 794-1024-1024-1.
     """
     D = math.prod(shape)
-    g = networks.MlpGenerator((M, 64, 256, 256, 1024, D), shape)
+    g = networks.published_decoder(shape, M)
     e = networks.GaussianCode(networks.MlpEncoder((D, 1024, 256, 256, 64, 2 * M), "gaussian"), sampled=True)
     nets = {"g": g, "e": e, "d": MlpDiscriminator((D + M, 1024, 1024, 1))}
     return {name: net.to(device) for name, net in nets.items()}

@@ -108,7 +108,7 @@ def build_mlp(
 ) -> dict[str, nn.Module]:
     """{"g", "d"}, fully connected: the 10-d decoder of Wu et al. (2017), and the decoder's widths turned round for d."""
     D = math.prod(shape)
-    nets = {"g": networks.MlpGenerator((M, 64, 256, 256, 1024, D), shape), "d": MlpDiscriminator((D, 1024, 256, 256, 64, 1))}
+    nets = {"g": networks.published_decoder(shape, M), "d": MlpDiscriminator((D, 1024, 256, 256, 64, 1))}
     return {name: net.to(device) for name, net in nets.items()}
 
 

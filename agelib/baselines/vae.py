@@ -54,7 +54,7 @@ def build_mlp(
     """{"g", "e"}, fully connected: the 10-d decoder and the 784-256-64-20 encoder of Wu et al. (2017)."""
     D = math.prod(shape)
     e = networks.MlpEncoder((D, 256, 64, 2 * M), "gaussian")
-    nets = {"g": networks.MlpGenerator((M, 64, 256, 256, 1024, D), shape)}
+    nets = {"g": networks.published_decoder(shape, M)}
     nets["e"] = networks.GaussianCode(e, sampled=False, head="log_variance")
     return {name: net.to(device) for name, net in nets.items()}
 

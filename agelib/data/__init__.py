@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
 from agelib.data import cache, names, pixels, search
 from agelib.data import packs as _packs
@@ -146,7 +145,4 @@ def read_image(path: PathLike, size: int, channels: int) -> np.ndarray:
 
     Transparency goes over white, 16 bits to 8. Raises DataError, naming the file, for anything that is not an image.
     """
-    try:
-        return pixels.to_array(ImageOps.exif_transpose(pixels.decode(path, str(path))), size, channels)
-    except ValueError as err:
-        raise err if isinstance(err, DataError) else DataError(f"{path}: {err}") from err
+    return pixels.read_file(path, size, channels)

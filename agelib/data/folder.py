@@ -9,11 +9,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from agelib.data.imageset import DataError, Items, Source
 from agelib.data.own import hold_out, own_line, short_hash
-from agelib.data.pixels import decode, to_array
+from agelib.data.pixels import read_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
@@ -53,19 +52,11 @@ def open_split(path: Path, split: str) -> Source:
 
     def items(size: int, channels: int) -> Items:
         for position, i in enumerate(order.tolist()):
-            file = path / listed[i]
-            try:
-                yield position, to_array(_upright(decode(file, str(file), FORMATS)), size, channels)
-            except ValueError as err:
-                raise DataError(f"{file}: {err}") from err
+            yield position, read_file(path / listed[i], size, channels, FORMATS)
 
     line = own_line(f"folder {path}", len(order), total, split, held_out=not given)
     n_classes = None if class_names is None else len(class_names)
     return Source(len(order), items, labels, class_names, n_classes, line, None)
-
-
-def _upright(im: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(im)
 
 
 def _classes(path: Path, given: bool) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from agelib.data.imageset import DataError, Items
 
@@ -40,6 +40,14 @@ def decode(data: bytes | str | os.PathLike, what: str, formats: tuple[str, ...] 
             return im.copy() if im.format == "GIF" else im
     except DECODE_ERRORS as err:
         raise DataError(f"{what}: not a readable image ({type(err).__name__}: {err})") from err
+
+
+def read_file(path: str | os.PathLike, size: int, channels: int, formats: tuple[str, ...] | None = None) -> np.ndarray:
+    """One image file, turned upright as its EXIF says, through `to_array`. Raises DataError that names the file."""
+    try:
+        return to_array(ImageOps.exif_transpose(decode(path, str(path), formats)), size, channels)
+    except ValueError as err:
+        raise DataError(f"{path}: {err}") from err
 
 
 def flatten(im: Image.Image) -> Image.Image:

@@ -168,7 +168,7 @@ def _anneal(decode, x, z, M, variance, cfg, folder, every_s, label) -> Estimate:
         parts.append(chains.result())
     names = ("log_p", "ess", "acceptance", "step_size")
     arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    found = Estimate(**arrays, z=torch.cat([p.z for p in parts], 1), n_chains=cfg.n_chains)
+    found = Estimate(**arrays, z=torch.cat([p.z for p in parts], 1))
     for doubt in found.doubts():
         warnings.warn(f"{label}: {doubt}; more distributions would help", stacklevel=3)
     progress.done(f"{label}: {found.mean:.2f} nats, {len(x)} images, {time.monotonic() - started:.0f} s")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from agelib.annealing import bound
+
 KDE_STDS = tuple(round(0.10 + 0.01 * i, 2) for i in range(20))  # eval_gen's grid
 
 
@@ -31,8 +33,7 @@ def kde(samples: Tensor, x: Tensor, std: float, block: int = 10_000) -> Tensor:
         y = part.to(x) - centre
         d2 = (x.square().sum(1, keepdim=True) + y.square().sum(1)).addmm_(x, y.T, alpha=-2).clamp_min(0)  # (N, n)
         parts.append((d2.double() / (-2 * std**2)).logsumexp(1))
-    D = x.shape[1]
-    return torch.stack(parts).logsumexp(0) - math.log(len(samples)) - D / 2 * math.log(2 * math.pi * std**2)
+    return torch.stack(parts).logsumexp(0) - math.log(len(samples)) + bound(x.shape[1], std**2)
 
 
 def choose_std(samples: Tensor, x: Tensor, stds: Sequence[float] = KDE_STDS) -> tuple[float, list[float]]:
@@ -62,7 +63,7 @@ def iwae(
         raise ValueError(f"need (N, M), (N, M), (N, D); got {[tuple(t.shape) for t in (mean, log_sigma, x)]}")
     if not variance > 0 or n_samples < 1:
         raise ValueError(f"need variance > 0 and n_samples >= 1, got {variance} and {n_samples}")
-    found, D = [], x.shape[1]
+    found = []
     for m, s, image in zip(mean.float(), log_sigma.float(), x, strict=True):
         terms = []
         for start in range(0, n_samples, chunk):
@@ -73,4 +74,4 @@ def iwae(
             log_prior_over_q = 0.5 * (eps.double().square() - z.double().square()).sum(1) + s.double().sum()
             terms.append(log_lik + log_prior_over_q)
         found.append(torch.cat(terms).logsumexp(0) - math.log(n_samples))
-    return torch.stack(found).cpu() - D / 2 * math.log(2 * math.pi * variance)
+    return torch.stack(found).cpu() + bound(x.shape[1], variance)
