@@ -47,6 +47,7 @@ class RivalSettings(BaseModel):
     lr: float | None = Field(default=None, gt=0)
     d_lr: float | None = Field(default=None, gt=0)
     noise: float | None = Field(default=None, ge=0)
+    ema: float | None = Field(default=None, ge=0, lt=1)
     max_steps: int | None = Field(default=None, ge=1)
 
 

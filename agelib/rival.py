@@ -81,7 +81,7 @@ def build(
 
 
 def make_step(method: str, nets: dict[str, nn.Module], precision: str, **settings) -> Step:
-    """The method's Step; `settings` of its config that are not None (lr, and for ali d_lr and noise) replace its defaults.
+    """The method's Step; `settings` of its config that are not None (lr, and for ali d_lr, noise and ema) replace its defaults.
 
     Raises ValueError for a setting that the method does not have.
     """
@@ -106,6 +106,7 @@ def train(
     lr: float | None = None,
     d_lr: float | None = None,
     noise: float | None = None,
+    ema: float | None = None,
     max_steps: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -115,11 +116,12 @@ def train(
     """Train `method` on `train_set` (an ImageSet) in the run directory `folder`, or take from there what is trained.
 
     Returns the rival after n_epochs and, if more_epochs > 0, the same training more_epochs later, which stands for the
-    paper's "converged" if it is long enough. max_steps bounds each of the two. d_lr and noise are ALI's stabilisers. A
+    paper's "converged" if it is long enough. max_steps bounds each of the two. d_lr, noise and ema are ALI's stabilisers; with ema the
+    averaged networks are the rival's. A
     training that diverges gives a rival without networks whose status says so.
     """
     config = {"method": method, "dataset": train_set.name, "width": width, "M": M, "batch_size": batch_size}
-    settings = {"lr": lr, "d_lr": d_lr, "noise": noise}
+    settings = {"lr": lr, "d_lr": d_lr, "noise": noise, "ema": ema}
     run = Run(folder, config | settings | {"n_epochs": n_epochs, "more_epochs": more_epochs, "seed": seed}, seed=seed)
     nets = build(method, train_set.name, train_set.images, width=width, M=M, device=device)
     step = make_step(method, nets, precision, **settings)
@@ -134,7 +136,7 @@ def train(
         except fit.Diverged as error:
             found.append(Rival(name, method, None, None, epochs, 0, 0.0, f"diverged: {error}", history))
             break
-        g, e = copy.deepcopy(nets["g"]), copy.deepcopy(nets.get("e"))
+        g, e = (copy.deepcopy(step.modules.get(f"{name}_ema", nets.get(name))) for name in "ge")
         seconds = sum({row["stage"]: row["seconds"] for row in history}.values())
         total = n_epochs + (more_epochs if stage == "more" else 0)
         found.append(Rival(name, method, g, e, total, history[-1]["step"], seconds, "ok", history))

@@ -76,8 +76,8 @@ def test_what_there_are_no_networks_for_stops_at_once(tmp_path, method, size, me
 
 def test_settings_reach_the_method_and_others_are_refused():
     nets = rival.build("ali", "house_numbers", IMAGES, width=0.125, M=4, device="cpu")
-    step = rival.make_step("ali", nets, "fp32", lr=1e-3, d_lr=2e-4, noise=0.1)
-    assert [step.config[k] for k in ("lr", "d_lr", "noise", "precision")] == [1e-3, 2e-4, 0.1, "fp32"]
+    step = rival.make_step("ali", nets, "fp32", lr=1e-3, d_lr=2e-4, noise=0.1, ema=0.9)
+    assert [step.config[k] for k in ("lr", "d_lr", "noise", "ema", "precision")] == [1e-3, 2e-4, 0.1, 0.9, "fp32"]
     assert rival.make_step("ali", nets, "fp32", lr=None, d_lr=None).config["lr"] == ali.AliConfig.lr
     with pytest.raises(ValueError, match="VAE has no setting d_lr, noise"):
         rival.make_step("vae", vae.build(32, 4, width=4), "fp32", d_lr=1e-4, noise=0.1)

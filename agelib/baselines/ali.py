@@ -19,6 +19,7 @@ Not copied: BatchNorm's epsilon, which is this framework's.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 
@@ -37,9 +38,14 @@ class AliConfig:
     lr: float = 1e-4  # Adam, all networks
     d_lr: float | None = None  # stabiliser: the discriminator's own; None: lr
     noise: float = 0.0  # stabiliser: deviation of noise on every image that the discriminator sees, pixels in [-1, 1]
+    ema: float = 0.0  # stabiliser: decay a step of averages "g_ema" and "e_ema" of generator and encoder; 0: none
     beta1: float = 0.5
     beta2: float = 0.999
     precision: str = "auto"  # fp32 | bf16 | auto
+
+    def __post_init__(self):
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"need 0 <= ema < 1, got {self.ema}")
 
 
 @dataclass(frozen=True)
@@ -293,6 +299,7 @@ def make_step(nets: dict[str, nn.Module], cfg: AliConfig) -> Step:
     betas = (cfg.beta1, cfg.beta2)
     lrs = {"d": cfg.lr if cfg.d_lr is None else cfg.d_lr}
     optimizers = {name: fast.adam(net, lrs.get(name, cfg.lr), betas) for name, net in nets.items()}
+    averages = {f"{name}_ema": copy.deepcopy(nets[name]).requires_grad_(False) for name in "ge" if cfg.ema}
 
     def update(x: Tensor) -> dict[str, Tensor]:
         z = torch.randn(len(x), g.M, device=device)
@@ -312,9 +319,11 @@ def make_step(nets: dict[str, nn.Module], cfg: AliConfig) -> Step:
         torch.autograd.backward(g_loss, inputs=of_ge)
         for optimizer in optimizers.values():
             optimizer.step()
+        for name, average in averages.items():
+            fast.average_into(average, nets[name[0]], cfg.ema)
         logs = {"d_loss": d_loss, "g_loss": g_loss, "p_real": real.sigmoid().mean(), "p_fake": fake.sigmoid().mean()}
         logs["sigma"] = log_sigma.exp().mean()
         return {name: value.detach() for name, value in logs.items()}
 
     config = asdict(cfg) | {"method": "ali", "precision": precision}
-    return Step(update, dict(nets), optimizers, None, config)
+    return Step(update, nets | averages, optimizers, None, config)

@@ -185,3 +185,21 @@ def test_stabilisers_noise_and_a_learning_rate_for_the_discriminator():
     plain(x)
     assert torch.equal(seen[1][:40], x)
     assert {o.param_groups[0]["lr"] for o in plain.optimizers.values()} == {1e-3}
+
+
+def test_the_averages_follow_generator_and_encoder_and_train_nothing():
+    torch.manual_seed(0)
+    nets = ali.build_mlp((1, 8, 8), 2)
+    before = {name: nets[name].state_dict() for name in "ge"}
+    before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
+    step = ali.make_step(nets, ali.AliConfig(lr=1e-3, ema=0.75, precision="fp32"))
+    assert sorted(step.modules) == ["d", "e", "e_ema", "g", "g_ema"] and sorted(step.optimizers) == ["d", "e", "g"]
+    step(torch.zeros(4, 1, 8, 8))
+    for name in "ge":
+        now, average = nets[name].state_dict(), step.modules[f"{name}_ema"].state_dict()
+        for key, start in before[name].items():
+            assert torch.allclose(average[key], 0.75 * start + 0.25 * now[key], atol=1e-7)
+        assert any(not torch.equal(before[name][key], now[key]) for key in now)
+    assert not any(p.requires_grad for p in step.modules["e_ema"].parameters())
+    with pytest.raises(ValueError, match="need 0 <= ema < 1"):
+        ali.AliConfig(ema=1.0)
