@@ -17,6 +17,7 @@ printed losses with the weights that keep this balance: its KL is half as steep,
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
@@ -67,7 +68,12 @@ class AgeConfig:
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of 0-based `epoch`: halved at the start of every epoch with epoch % drop_lr == drop_lr - 1."""
-        return self.lr * 0.5 ** ((epoch + 1) // self.drop_lr if self.drop_lr else 0)
+        return halved(self.lr, epoch, self.drop_lr)
+
+
+def halved(lr: float, epoch: int, drop_lr: int) -> float:
+    """lr, halved at the start of every 0-based epoch with epoch % drop_lr == drop_lr - 1; drop_lr 0: never."""
+    return lr * 0.5 ** ((epoch + 1) // drop_lr if drop_lr else 0)
 
 
 def divergence(cfg: AgeConfig):
@@ -87,13 +93,20 @@ def recon_z(cfg: AgeConfig):
     return lambda egz, z: cfg.lam_per_sample * losses.recon_z_l2(egz, z)
 
 
-def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
+def make_step(
+    nets: dict[str, nn.Module],
+    cfg: AgeConfig,
+    *,
+    given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,),
+    adversarial: bool = True,
+) -> Step:
     """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
 
     nets: {"g", "e"} from `networks.build`. The step logs l_x (mean |gex - x|), l_z (1 - mean cos on the sphere, mean
     squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over coordinates
     of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere); each before the
-    update that it is part of.
+    update that it is part of. given: what a batch is made of, x first, then what g and e are told beside the code and x
+    (`agelib.conditional`). adversarial: False leaves both divergences out of the losses: an experiment's control.
     """
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device
@@ -102,30 +115,30 @@ def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
     opt_g, opt_e = (fast.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
     g_ema = copy.deepcopy(g).requires_grad_(False) if cfg.ema else None
 
-    def encoder_step(x: Tensor) -> dict[str, Tensor]:
+    def encoder_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(False), e.requires_grad_(True)
         z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
         with fast.autocast(device, precision):
-            ex = e(x)
-            gex = g(ex)  # gradient passes through g into e
-            egz = e(g(z).detach())  # the fake batch: its own pass, its own batch statistics
+            ex = e(x, *c)
+            gex = g(ex, *c)  # gradient passes through g into e
+            egz = e(g(z, *c).detach(), *c)  # the fake batch: its own pass, its own batch statistics
         kl_real, kl_fake, l_x = KL(ex), KL(egz), losses.recon_x_l1(gex, x)
         gap = kl_real - kl_fake
         if cfg.margin is not None:
             gap = gap.clamp_min(-cfg.margin)
         opt_e.zero_grad()
-        (gap + cfg.mu_per_pixel_mean * l_x).backward()
+        (adversarial * gap + cfg.mu_per_pixel_mean * l_x).backward()
         opt_e.step()
         return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "var_real": losses.moments(ex.detach())[1].mean()}
 
-    def generator_step(x: Tensor) -> dict[str, Tensor]:
+    def generator_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(True), e.requires_grad_(False)
         z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
         with fast.autocast(device, precision):
-            egz = e(g(z))
-            gex = g(e(x)) if cfg.recon_x_in_g else None
+            egz = e(g(z, *c), *c)
+            gex = g(e(x, *c), *c) if cfg.recon_x_in_g else None
         kl_fake = KL(egz)
-        loss = kl_fake + L_Z(egz, z)
+        loss = adversarial * kl_fake + L_Z(egz, z)
         if gex is not None:
             loss = loss + cfg.recon_x_in_g * losses.recon_x_l1(gex, x)
         opt_g.zero_grad()
@@ -134,10 +147,11 @@ def make_step(nets: dict[str, nn.Module], cfg: AgeConfig) -> Step:
         l_z = 0.5 * losses.recon_z_l2(egz, z) if cfg.prior == "sphere" else losses.recon_z_l2(egz, z)
         return {"kl_fake": kl_fake.detach(), "l_z": l_z.detach(), "var_fake": losses.moments(egz.detach())[1].mean()}
 
-    def update(x: Tensor) -> dict[str, Tensor]:
-        logs = encoder_step(x)
+    def update(batch: Tensor) -> dict[str, Tensor]:
+        x_and_c = given(batch)
+        logs = encoder_step(*x_and_c)
         for _ in range(cfg.n_g_steps):
-            logs |= generator_step(x)
+            logs |= generator_step(*x_and_c)
         if g_ema is not None:
             fast.average_into(g_ema, g, cfg.ema)
         return logs

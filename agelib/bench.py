@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, allocator, bench_ais, fast, fit, losses, networks, rival, sphere
+from agelib import age, allocator, bench_ais, color, conditional, fast, fit, losses, networks, rival, sphere
 from agelib.baselines import ali, gan, vae
 from agelib.run import Run, environment
 from agelib.step import Step
@@ -49,23 +49,27 @@ def plain_networks(size: int, M: int) -> dict[str, nn.Module]:
     return nets
 
 
-def released_step(nets: dict[str, nn.Module], M: int, lam: float = 1000.0, mu: float = 10.0, n_g_steps: int = 2) -> Callable:
-    """The released iteration without any of this library's savings: x -> None."""
+def released_step(
+    nets: dict[str, nn.Module], M: int, lam: float = 1000.0, mu: float = 10.0, n_g_steps: int = 2,
+    given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,),
+) -> Callable:
+    """The released iteration without any of this library's savings: x -> None. given: as in `age.make_step`."""
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device
     opt_g, opt_e = (torch.optim.Adam(n.parameters(), 2e-4, (0.5, 0.999), foreach=False, fused=False) for n in (g, e))
 
-    def update(x: Tensor) -> None:
+    def update(batch: Tensor) -> None:
+        x, *c = given(batch)
         e.zero_grad()
-        ex = e(x)
-        loss = losses.kl_released(ex) + mu * losses.recon_x_l1(g(ex), x)
+        ex = e(x, *c)
+        loss = losses.kl_released(ex) + mu * losses.recon_x_l1(g(ex, *c), x)
         z = sphere.sample(len(x), M, device=device)
-        (loss - losses.kl_released(e(g(z).detach()))).backward()
+        (loss - losses.kl_released(e(g(z, *c).detach(), *c))).backward()
         opt_e.step()
         for _ in range(n_g_steps):
             g.zero_grad()
             z = sphere.sample(len(x), M, device=device)
-            egz = e(g(z))
+            egz = e(g(z, *c), *c)
             (losses.kl_released(egz) + lam * losses.recon_z_cos(egz, z)).backward()
             opt_g.step()
 
@@ -98,8 +102,17 @@ def iteration_flop(size: int, M: int, n_g_steps: int = 2) -> float:
     (3 G). Each generator update: g forward and backward (3 G), e forward and back to its input (2 E).
     """
     nets = networks.build(size, M)
-    G = multiplications(nets["g"], sphere.sample(1, M))
-    E = multiplications(nets["e"], torch.zeros(1, 3, size, size))
+    return _flop(nets, (sphere.sample(1, M),), (torch.zeros(1, 3, size, size),), n_g_steps)
+
+
+def conditional_flop(size: int) -> float:
+    """The same of a conditional iteration at the published sizes."""
+    L = torch.zeros(1, 1, size, size)
+    return _flop(conditional.build(size), (sphere.sample(1, 3), L), (torch.zeros(1, 2, size, size), L), 2)
+
+
+def _flop(nets: dict[str, nn.Module], to_g: tuple[Tensor, ...], to_e: tuple[Tensor, ...], n_g_steps: int) -> float:
+    G, E = multiplications(nets["g"], *to_g), multiplications(nets["e"], *to_e)
     return 2.0 * BATCH * (6 * E + 3 * G + n_g_steps * (3 * G + 2 * E))
 
 
@@ -143,6 +156,25 @@ def compare_ways(size: int, M: int, device: torch.device, repeats: int) -> dict[
     x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
     step = age.make_step(ours, age.AgeConfig(M=M))
     ways = {"released": (released_step(plain, M), x, allocator.settle_default), "ours": (step, _last(x), allocator.tune)}
+    return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
+
+
+def plain_conditional(size: int) -> dict[str, nn.Module]:
+    """The networks of `conditional.build`, everything in NCHW."""
+    nets = {k: net.to(memory_format=torch.contiguous_format) for k, net in conditional.build(size).items()}
+    g = nets["g"]
+    g.forward = lambda z, L: torch.tanh(g.layers(torch.cat([L, z[:, :, None, None].expand(-1, -1, size, size)], 1)))
+    return nets
+
+
+def compare_conditional(size: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Median seconds of a conditional AGE iteration at the published sizes, the plain way and ours in turn."""
+    torch.manual_seed(0)
+    plain = {k: net.to(device) for k, net in plain_conditional(size).items()}
+    ours = conditional.make_step(conditional.build(size, device=device), conditional.ConditionalConfig())
+    x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
+    released = released_step(plain, 3, 50.0, given=lambda images: color.split(images)[::-1])
+    ways = {"plain": (released, x, allocator.settle_default), "ours": (ours, _last(x), allocator.tune)}
     return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
 
 
@@ -281,15 +313,18 @@ def main() -> None:
             f"{f'{size} px, M={M}':<30}{t['released'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
             f"{t['released'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
         )
-    print(f"{'rivals (B=64)':<30}{'plain way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
+    print(f"{'others (B=64)':<30}{'plain way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
+    others = {"conditional AGE, 64 px": (compare_conditional, (64,), conditional_flop(64))}
     for size, _ in CASES:
         for method in rival.METHODS:
-            t, flop = compare_rival(method, size, device, repeats), BATCH * rival_flop(method, size)
-            share = flop / t["ours"] / 1e12 / peaks[precision]
-            print(
-                f"{f'{method}, {size} px':<30}{t['plain'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
-                f"{t['plain'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
-            )
+            others[f"{method}, {size} px"] = (compare_rival, (method, size), BATCH * rival_flop(method, size))
+    for name, (compare, case, flop) in others.items():
+        t = compare(*case, device, repeats)
+        share = flop / t["ours"] / 1e12 / peaks[precision]
+        print(
+            f"{name:<30}{t['plain'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
+            f"{t['plain'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
+        )
     outside, fetch = loop_overhead(device)
     print(f"training loop: {outside:.1%} of the time outside the updates, fetching batches {fetch:.1%}")
 

@@ -59,6 +59,13 @@ def join(L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * rgb - 1, outside
 
 
+def swatches(ab: Tensor, L: float = 60.0) -> Tensor:
+    """Colours (..., 2) in Lab units, as seen at lightness L: sRGB uint8 (..., 3), clipped to the gamut."""
+    flat = ab.float().reshape(-1, 2, 1, 1)
+    rgb = lab_to_rgb(torch.cat([torch.full_like(flat[:, :1], L), flat], 1))[0]
+    return (rgb * 255).round().to(torch.uint8).reshape(*ab.shape[:-1], 3)
+
+
 def is_grey(x: Tensor, tolerance: float = 2.0) -> Tensor:
     """Which images (B, 3, H, W) in [-1, 1] have no colour: every pixel within `tolerance` of the grey axis in ab; (B,)."""
     ab = split(x)[1] * AB_SCALE

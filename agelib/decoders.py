@@ -154,14 +154,10 @@ def train(
     run = Run(folder, about | settings | {"max_steps": max_steps}, seed=seed)
     nets = build(method, images, M, encoder=encoder, device=device)
     step = make_step(method, nets, settings, precision)
-    status, history = "ok", []
-    try:
-        history = fit.fit(
-            step, images, run=run, n_epochs=n_epochs, batch_size=batch_size, max_steps=max_steps, seed=seed,
-            checkpoint_every_s=checkpoint_every_s,
-        )  # fmt: skip
-    except fit.Diverged as error:
-        status = f"diverged: {error}"
+    status, history = fit.attempt(
+        step, images, run=run, n_epochs=n_epochs, batch_size=batch_size, max_steps=max_steps, seed=seed,
+        checkpoint_every_s=checkpoint_every_s,
+    )  # fmt: skip
     g = step.modules.get("g_ema", nets["g"])
     for net in (g, nets.get("e")):
         if net is not None:

@@ -48,8 +48,8 @@ class Batches:
         images = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))  # maps are read-only
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-        if not 2 <= batch_size <= len(images):
-            raise ValueError(f"batch_size must be from 2 to the number of images, {len(images)}; got {batch_size}")
+        if not 1 <= batch_size <= len(images):
+            raise ValueError(f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}")
         self.images = images.to(device).contiguous(memory_format=torch.channels_last)
         self.batch_size, self.seed, self.flip = batch_size, seed, flip
         self.per_epoch = len(images) // batch_size
@@ -116,6 +116,14 @@ def fit(
         return loop.rows
     finally:
         lock.release()
+
+
+def attempt(step: Step, images, **settings) -> tuple[str, list[dict]]:
+    """`fit`, for comparisons that go on without a model that is lost: ("ok", history), or ("diverged: why", [])."""
+    try:
+        return "ok", fit(step, images, **settings)
+    except Diverged as error:
+        return f"diverged: {error}", []
 
 
 class _Loop:

@@ -93,10 +93,18 @@ class Unconditional(_Notebook):
     reference: str
 
 
-class DecoderSettings(BaseModel):
-    """How one model of `agelib.decoders` is trained; None: the method's own default, and not for methods without it."""
+class _Settings(BaseModel):
+    """How one model of several is trained; None: the method's own default, and not for methods without it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are not None."""
+        return self.model_dump(exclude_none=True)
+
+
+class DecoderSettings(_Settings):
+    """One model of `agelib.decoders`."""
 
     n_epochs: int = Field(ge=1)
     max_steps: int | None = Field(default=None, ge=1)
@@ -114,10 +122,6 @@ class DecoderSettings(BaseModel):
     d_lr: float | None = Field(default=None, gt=0)
     noise: float | None = Field(default=None, ge=0)
     sigma2: float | None = Field(default=None, gt=0)
-
-    def given(self) -> dict[str, Any]:
-        """The settings that are not None."""
-        return self.model_dump(exclude_none=True)
 
 
 class Likelihood(_Notebook):
@@ -150,6 +154,55 @@ class Likelihood(_Notebook):
     reference: str
 
 
+class ColorizerSettings(_Settings):
+    """One model of `agelib.colorizers`."""
+
+    n_epochs: int = Field(ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    e_width: int | None = Field(default=None, ge=1)
+    n_blocks: int | None = Field(default=None, ge=0)
+    in_bias: bool | None = None
+    ab_gain: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
+    drop_lr: int | None = Field(default=None, ge=0)
+    lam: float | None = Field(default=None, ge=0)
+    mu: float | None = Field(default=None, ge=0)
+    n_g_steps: int | None = Field(default=None, ge=1)
+    margin: float | None = None
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    objective: Literal["released", "paper"] | None = None
+    l1: float | None = Field(default=None, ge=0)
+
+
+class Colorization(_Notebook):
+    """02_colorization."""
+
+    dataset: str
+    size: Literal[32, 64]
+    limit: int | None = Field(ge=2)
+    M: int = Field(ge=2)
+    models: dict[Literal["age", "autoencoder", "pix2pix", "regression"], ColorizerSettings]
+    flip: bool
+    n_images: int = Field(ge=8)
+    n_codes: int = Field(ge=2)
+    picture: str | None
+    target: str | None
+    seed: int = Field(ge=0)
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_every_s: float = Field(ge=0)
+    reference: str
+
+    @field_validator("models")
+    @classmethod
+    def _with_age(cls, models: dict) -> dict:
+        if "age" not in models:
+            raise ValueError("the notebook shows what AGE does: models needs age")
+        return models
+
+
 class Theory(_Notebook):
     """06_theory."""
 
@@ -171,6 +224,7 @@ class Summary(_Notebook):
 
 MODELS: dict[str, type[BaseModel]] = {
     "01_unconditional": Unconditional,
+    "02_colorization": Colorization,
     "04_mnist_likelihood": Likelihood,
     "06_theory": Theory,
     "99_summary": Summary,

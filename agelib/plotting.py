@@ -101,8 +101,8 @@ def grid(images: Any, ncols: int = 8, title: str | None = None) -> Figure:
     """
     tiles = to_rgb8(images)
     ncols = max(1, min(ncols, len(tiles)))
-    mosaic = _mosaic(tiles, ncols, _zoom(tiles, ncols), gap=(2, 2))
-    return _stack([[(None, mosaic)]], title)
+    mosaic = tile_up(tiles, ncols, zoom_for(tiles, ncols), gap=(2, 2))
+    return lay_out([[(None, mosaic)]], title)
 
 
 def real_reconstruction(x: Any, gex: Any, ncols: int = 16, title: str | None = None) -> Figure:
@@ -116,8 +116,8 @@ def real_reconstruction(x: Any, gex: Any, ncols: int = 16, title: str | None = N
     if ncols < 2 or ncols % 2:
         raise ValueError(f"pairs need an even number of columns, got {ncols}")
     ncols = min(ncols, len(tiles))
-    mosaic = _mosaic(tiles, ncols, _zoom(tiles, ncols), gap=(1, 4), group=2, frames=_pair_frames(len(tiles)))
-    return _stack([[(None, mosaic)]], title, legend=_PAIR_LEGEND)
+    mosaic = tile_up(tiles, ncols, zoom_for(tiles, ncols), gap=(1, 4), group=2, frames=_pair_frames(len(tiles)))
+    return lay_out([[(None, mosaic)]], title, legend=_PAIR_LEGEND)
 
 
 def figure2(
@@ -136,13 +136,13 @@ def figure2(
     shapes = {tiles.shape[1:] for tiles in panels.values()}
     if len(shapes) > 1:
         raise ValueError(f"the panels' images differ in size: {sorted(shapes)}")
-    zoom = _zoom(pairs, 3 * ncols, width=_FIGURE2_PX - 2 * _BETWEEN)
+    zoom = zoom_for(pairs, 3 * ncols, width=_FIGURE2_PX - 2 * _BETWEEN)
     drawn = []
     for name, tiles in panels.items():
         tiles, paired = tiles[: ncols * nrows], name.startswith("(c)")
         frames = _pair_frames(len(tiles)) if paired else [None] * len(tiles)
-        drawn.append((name, _mosaic(tiles, ncols, zoom, gap=(1, 4), group=2 if paired else 0, frames=frames)))
-    return _stack([drawn], title, legend=_PAIR_LEGEND)
+        drawn.append((name, tile_up(tiles, ncols, zoom, gap=(1, 4), group=2 if paired else 0, frames=frames)))
+    return lay_out([drawn], title, legend=_PAIR_LEGEND)
 
 
 def figure3(
@@ -166,15 +166,15 @@ def figure3(
         for name, tiles in columns.items():
             part = tiles[block * nrows : (block + 1) * nrows]
             frames = [REAL_COLOUR if name == "x" else MADE_COLOUR] * len(part)
-            column = _mosaic(part, 1, zoom, gap=(1, 1), frames=frames)
+            column = tile_up(part, 1, zoom, gap=(1, 1), frames=frames)
             room = max(0, _text_width(name, 10) + 4 - column.shape[1])
             top.append((name, np.pad(column, ((0, 0), (0, room), (0, 0)), constant_values=255)))
     rows = [top]
     if samples:
         ncols = max(2, (_FIGURE2_PX // len(samples) - _BETWEEN) // (zoom * columns["x"].shape[2] + 2))
         made = {f"samples: {name}": to_rgb8(images)[: 3 * ncols] for name, images in samples.items()}
-        rows.append([(name, _mosaic(tiles, ncols, zoom, gap=(1, 1))) for name, tiles in made.items()])
-    return _stack(rows, title, legend=[("held-out image", REAL_COLOUR), ("reconstruction", MADE_COLOUR)])
+        rows.append([(name, tile_up(tiles, ncols, zoom, gap=(1, 1))) for name, tiles in made.items()])
+    return lay_out(rows, title, legend=[("held-out image", REAL_COLOUR), ("reconstruction", MADE_COLOUR)])
 
 
 def interpolations(rows: Any, title: str | None = "Interpolations between two codes along the sphere") -> Figure:
@@ -187,8 +187,8 @@ def interpolations(rows: Any, title: str | None = "Interpolations between two co
         raise ValueError(f"need rows of equal shape with >= 2 images each, got {[p.shape for p in paths]}")
     tiles, k = np.concatenate(paths), len(paths[0])
     frames: list[str | None] = [BLUE if i % k in (0, k - 1) else None for i in range(len(tiles))]
-    mosaic = _mosaic(tiles, k, _zoom(tiles, k), gap=(1, 4), frames=frames)
-    return _stack([[(None, mosaic)]], title, legend=[("ends of a path", BLUE)])
+    mosaic = tile_up(tiles, k, zoom_for(tiles, k), gap=(1, 4), frames=frames)
+    return lay_out([[(None, mosaic)]], title, legend=[("ends of a path", BLUE)])
 
 
 def neighbours(
@@ -210,15 +210,15 @@ def neighbours(
     # (N, 1 + k, H, W, 3)
     columns = np.concatenate([made[:, None], flat.reshape(len(made), k, *flat.shape[1:])], axis=1)
     ncols = min(ncols, len(made))
-    zoom = _zoom(made, ncols)
+    zoom = zoom_for(made, ncols)
     blocks = []
     for start in range(0, len(made), ncols):
         block = columns[start : start + ncols].swapaxes(0, 1)  # (1 + k, n, H, W, 3)
         n = block.shape[1]
         frames = [MADE_COLOUR] * n + [REAL_COLOUR] * (n * k)
-        blocks.append([(None, _mosaic(block.reshape(-1, *block.shape[2:]), n, zoom, gap=(1, 1), frames=frames))])
+        blocks.append([(None, tile_up(block.reshape(-1, *block.shape[2:]), n, zoom, gap=(1, 1), frames=frames))])
     legend = [("sample g(z)", MADE_COLOUR), ("nearest training images, nearest first", REAL_COLOUR)]
-    return _stack(blocks, title, legend=legend)
+    return lay_out(blocks, title, legend=legend)
 
 
 # ---------------------------------------------------------------------------------------------------- curves
@@ -456,14 +456,14 @@ def _pair_frames(n: int) -> list[str | None]:
     return [MADE_COLOUR if i % 2 else REAL_COLOUR for i in range(n)]
 
 
-def _zoom(tiles: np.ndarray, ncols: int, width: int = _WIDTH_PX) -> int:
+def zoom_for(tiles: np.ndarray, ncols: int, width: int = _WIDTH_PX) -> int:
     """The largest whole factor at which `ncols` images fit into `width` pixels, none above _TILE_PX; at least 1."""
     side = max(tiles.shape[1:3])
     room = width - 2 * _MARGIN - 6 * ncols
     return max(1, min(_TILE_PX // side, room // (ncols * tiles.shape[2])))
 
 
-def _mosaic(
+def tile_up(
     tiles: np.ndarray,
     ncols: int,
     zoom: int,
@@ -498,7 +498,7 @@ def _rgb(colour: str | None) -> np.ndarray:
     return np.array([int(text[i : i + 2], 16) for i in (0, 2, 4)], np.uint8)
 
 
-def _stack(
+def lay_out(
     rows: list[list[tuple[str | None, np.ndarray]]], title: str | None, legend: Sequence[tuple[str, str]] = ()
 ) -> Figure:
     """Rows of (heading, picture) panels under a title and a legend of coloured squares, one file pixel a pixel."""

@@ -81,7 +81,8 @@ def build(
 
 
 def make_step(method: str, nets: dict[str, nn.Module], precision: str, **settings) -> Step:
-    """The method's Step; `settings` of its config that are not None (lr, and for ali d_lr, noise and ema) replace its defaults.
+    """The method's Step; `settings` of its config that are not None (lr, and for ali d_lr, noise and ema) replace its
+    defaults.
 
     Raises ValueError for a setting that the method does not have.
     """
@@ -116,9 +117,9 @@ def train(
     """Train `method` on `train_set` (an ImageSet) in the run directory `folder`, or take from there what is trained.
 
     Returns the rival after n_epochs and, if more_epochs > 0, the same training more_epochs later, which stands for the
-    paper's "converged" if it is long enough. max_steps bounds each of the two. d_lr, noise and ema are ALI's stabilisers; with ema the
-    averaged networks are the rival's. A
-    training that diverges gives a rival without networks whose status says so.
+    paper's "converged" if it is long enough. max_steps bounds each of the two. d_lr, noise and ema are ALI's stabilisers;
+    with ema the averaged networks are the rival's. A training that diverges gives a rival without networks whose status
+    says so.
     """
     config = {"method": method, "dataset": train_set.name, "width": width, "M": M, "batch_size": batch_size}
     settings = {"lr": lr, "d_lr": d_lr, "noise": noise, "ema": ema}

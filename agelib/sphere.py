@@ -86,3 +86,16 @@ def kl_batch_bias(B: int, released: bool = True) -> float:
     if B < 2:
         raise ValueError(f"a batch variance needs B >= 2 codes, got {B}")
     return (math.log(B / (B - 1)) + 1 / (B - 1)) * (1.0 if released else 0.5)
+
+
+def from_angles(theta: Tensor, phi: Tensor) -> Tensor:
+    """Points of the sphere in R^3, (..., 3): polar angle theta from the third axis, azimuth phi from the first, in
+    radians."""
+    return torch.stack(torch.broadcast_tensors(theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()), -1)
+
+
+def to_angles(z: Tensor) -> tuple[Tensor, Tensor]:
+    """(theta in 0..pi, phi in 0..2 pi) of z (..., 3), not zero, of any length; phi is 0 at the poles."""
+    if z.shape[-1] != 3:
+        raise ValueError(f"angles are those of points in R^3, got {tuple(z.shape)}")
+    return torch.atan2(z[..., :2].norm(dim=-1), z[..., 2]), torch.atan2(z[..., 1], z[..., 0]) % (2 * math.pi)

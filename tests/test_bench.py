@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from agelib import age, bench, bench_ais, networks
+from agelib import age, bench, bench_ais, color, conditional, networks
 from agelib.metrics import ais
 
 
@@ -98,3 +98,29 @@ def test_rates_are_positive_and_of_every_way():
     found = bench_ais.rates(3, 2, torch.device("cpu"), 1)
     assert set(found) == {"plain", "fp32", "bf16"} and all(rate > 0 for rate in found.values())
     assert ais.AisConfig().n_leapfrog == 10  # which the arithmetic counts
+
+
+def test_both_ways_of_the_conditional_game_compute_the_same_iteration():
+    """One iteration from equal weights and codes, fp32: the same weights after it."""
+    torch.manual_seed(0)
+    plain = bench.plain_conditional(32)
+    ours = conditional.build(32)
+    for name, net in ours.items():
+        net.load_state_dict(plain[name].state_dict())
+    x = torch.rand(4, 3, 32, 32) * 0.6 - 0.3
+    torch.manual_seed(1)
+    bench.released_step(plain, 3, 50.0, given=lambda images: color.split(images)[::-1])(x)
+    torch.manual_seed(1)
+    conditional.make_step(ours, conditional.ConditionalConfig(precision="fp32"))(x)
+    for name, net in ours.items():
+        for (key, a), b in zip(net.state_dict().items(), plain[name].state_dict().values(), strict=True):
+            apart = (a - b).abs().float()
+            assert (apart < 1e-4).float().mean() > 0.98, (name, key)  # Adam's sign flips where a gradient is rounding
+
+
+def test_arithmetic_of_the_conditional_game_by_hand():
+    """64 px, multiply-adds an image: g 9x9 on 4 and from 32 channels, 3x3 down and up, ten of a block; e as AGE's."""
+    up = 9 * (128 * 64 * 16**2 + 64 * 32 * 32**2)  # a transposed convolution works at its input's size
+    G = 81 * 4 * 32 * 64**2 + 9 * (32 * 64 * 32**2 + 64 * 128 * 16**2) + 10 * 9 * 128**2 * 16**2 + up + 81 * 32 * 2 * 64**2
+    E = 16 * (3 * 64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2 + 256 * 512 * 4**2) + 16 * 512 * 3
+    assert bench.conditional_flop(64) == 2 * 64 * (6 * E + 3 * G + 2 * (3 * G + 2 * E))

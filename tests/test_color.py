@@ -70,3 +70,11 @@ def test_shapes_that_are_not_images():
         color.rgb_to_lab(torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match=r"need \(B, 2, H, W\)"):
         color.join(torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def test_swatches_are_colours_at_one_lightness():
+    ab = torch.tensor([[[0.0, 0.0], [28.0, 18.0]]])
+    rgb = color.swatches(ab, 50.0)
+    assert rgb.shape == (1, 2, 3) and rgb.dtype == torch.uint8
+    want = reference.lab2rgb(np.array([[[50.0, 0, 0], [50.0, 28, 18]]])) * 255
+    assert np.abs(rgb.numpy() - want).max() <= 0.6

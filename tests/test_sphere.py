@@ -72,3 +72,16 @@ def test_minima_of_the_divergences(M, eq7, released):
 def test_batch_bias_matches_the_measured_offsets():
     assert sphere.kl_released_minimum(64) + sphere.kl_batch_bias(64) == pytest.approx(3.6902, abs=2e-3)
     assert sphere.kl_eq7_minimum(64) + sphere.kl_batch_bias(64, released=False) == pytest.approx(1.6028, abs=1e-3)
+
+
+def test_angles_and_back():
+    theta, phi = torch.tensor([0.0, 0.5, 1.5, math.pi]), torch.tensor([0.0, 1.0, 4.0, 0.0])
+    z = sphere.from_angles(theta, phi)
+    torch.testing.assert_close(z[0], torch.tensor([0.0, 0.0, 1.0]))
+    right = torch.tensor(math.pi / 2)
+    torch.testing.assert_close(sphere.from_angles(right, right), torch.tensor([0.0, 1.0, 0.0]))
+    back = sphere.to_angles(3 * z)
+    torch.testing.assert_close(back[0], theta, atol=1e-5, rtol=0)
+    torch.testing.assert_close(back[1][:3], phi[:3], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"points in R\^3"):
+        sphere.to_angles(torch.zeros(2, 4))

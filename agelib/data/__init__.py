@@ -9,7 +9,7 @@ files placed by hand, download. data/README.md says where each file comes from a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from agelib.data import cache, names, pixels, search
 from agelib.data import packs as _packs
 from agelib.data.imageset import DataError, ImageSet
 
-__all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "load", "pack_folders", "read_image"]
+__all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "decode_image", "load", "pack_folders", "read_image"]
 
 NAMES = names.NAMES
 PathLike = str | os.PathLike
@@ -140,9 +140,17 @@ def _first(whole: ImageSet, limit: int) -> ImageSet:
     )
 
 
-def read_image(path: PathLike, size: int, channels: int) -> np.ndarray:
+def read_image(path: PathLike, size: int, channels: int, say: Callable[[str], None] | None = None) -> np.ndarray:
     """One image file of any usual format as uint8 (channels, size, size), squashed to a square; channels 1 or 3.
 
-    Transparency goes over white, 16 bits to 8. Raises DataError, naming the file, for anything that is not an image.
+    Transparency goes over white, 16 bits to 8; `say` gets one line on what was changed, if anything was. Raises DataError,
+    naming the file, for anything that is not an image.
     """
-    return pixels.read_file(path, size, channels)
+    return pixels.read_file(path, size, channels, say=say)
+
+
+def decode_image(
+    content: bytes, name: str, size: int, channels: int, say: Callable[[str], None] | None = None
+) -> np.ndarray:
+    """`read_image` for the bytes of a file called `name`, as an upload brings them."""
+    return pixels.read_file(name, size, channels, content=content, say=say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -42,12 +42,47 @@ def decode(data: bytes | str | os.PathLike, what: str, formats: tuple[str, ...] 
         raise DataError(f"{what}: not a readable image ({type(err).__name__}: {err})") from err
 
 
-def read_file(path: str | os.PathLike, size: int, channels: int, formats: tuple[str, ...] | None = None) -> np.ndarray:
-    """One image file, turned upright as its EXIF says, through `to_array`. Raises DataError that names the file."""
+def read_file(
+    path: str | os.PathLike,
+    size: int,
+    channels: int,
+    formats: tuple[str, ...] | None = None,
+    *,
+    content: bytes | None = None,
+    say: Callable[[str], None] | None = None,
+) -> np.ndarray:
+    """One image file, turned upright as its EXIF says, through `to_array`. Raises DataError that names the file.
+
+    content: its bytes, where they are not to be read from `path`. say: gets a line that tells what was changed.
+    """
+    im = ImageOps.exif_transpose(decode(path if content is None else content, str(path), formats))
     try:
-        return to_array(ImageOps.exif_transpose(decode(path, str(path), formats)), size, channels)
+        x = to_array(im, size, channels)
     except ValueError as err:
         raise DataError(f"{path}: {err}") from err
+    changes = changed(im, size, channels)
+    if say is not None and changes:
+        say(f"{os.path.basename(path)}: {'; '.join(changes)}")
+    return x
+
+
+def changed(im: Image.Image, size: int, channels: int) -> list[str]:
+    """What `to_array` does to an image besides copying its pixels, in words."""
+    found = []
+    if im.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in im.info:
+        found.append("transparency laid over white")
+    if im.mode == "I" or im.mode.startswith("I;"):
+        found.append("16 bits cut to 8")
+    grey = im.mode in ("1", "L", "LA", "La", "I") or im.mode.startswith("I;")
+    if im.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
+        found.append(f"{'palette' if im.mode in ('P', 'PA') else im.mode} turned into RGB")
+    if grey and channels == 3:
+        found.append("grey: it has lightness but no colours")
+    if not grey and channels == 1:
+        found.append("colours dropped")
+    if im.size != (size, size):
+        found.append(f"{im.width} x {im.height} {'resized' if im.width == im.height else 'squashed'} to {size} x {size}")
+    return found
 
 
 def flatten(im: Image.Image) -> Image.Image:

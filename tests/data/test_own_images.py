@@ -233,3 +233,28 @@ def test_one_image_file_of_any_kind(tmp_path):
     for name in ("text.jpg", "missing.png"):
         with pytest.raises(data.DataError, match=name):
             data.read_image(tmp_path / name, 28, 1)
+
+
+def test_what_was_changed_in_an_image_is_said_in_one_line(tmp_path):
+    rgb = np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3)
+    kinds = {
+        "plain.png": (Image.fromarray(rgb), None),
+        "clear.png": (Image.fromarray(np.dstack([rgb, rgb[..., :1]])), "clear.png: transparency laid over white"),
+        "deep.png": (Image.fromarray(np.full((8, 8), 0x1234, np.uint16)), "deep.png: 16 bits cut to 8; grey: it has"),
+        "grey.jpg": (Image.fromarray(rgb[..., 0]), "grey.jpg: grey: it has lightness but no colours"),
+        "print.jpg": (Image.fromarray(rgb).convert("CMYK"), "print.jpg: CMYK turned into RGB"),
+        "few.gif": (Image.fromarray(rgb).quantize(4), "few.gif: palette turned into RGB"),
+        "wide.png": (Image.fromarray(np.zeros((40, 10_000, 3), np.uint8)), "wide.png: 10000 x 40 squashed to 8 x 8"),
+    }
+    for name, (image, line) in kinds.items():
+        image.save(tmp_path / name)
+        said = []
+        x = data.read_image(tmp_path / name, 8, 3, say=said.append)
+        assert x.shape == (3, 8, 8) and x.dtype == np.uint8
+        assert (said == []) if line is None else (len(said) == 1 and said[0].startswith(line)), name
+        assert np.array_equal(x, data.decode_image((tmp_path / name).read_bytes(), name, 8, 3))
+    said = []
+    data.read_image(tmp_path / "plain.png", 8, 1, say=said.append)
+    assert said == ["plain.png: colours dropped"]
+    with pytest.raises(data.DataError, match="notes.jpg: not a readable image"):
+        data.decode_image(b"no picture", "notes.jpg", 8, 3)

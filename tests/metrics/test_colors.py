@@ -1,0 +1,97 @@
+"""Colour statistics, by numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from agelib.metrics import colors
+
+AB = np.zeros((1, 2, 2, 1, 2))
+AB[0, 0, 0], AB[0, 1, 0] = 1.0, 5.0  # a: 1 and 5 at both pixels; b: 0 and 0
+AB[0, 1, 1, 0, 1] = 4.0  # b of the second colorization at the second pixel
+
+
+def test_spread_and_pairs():
+    # deviations: a 2 and 2, b 0 and 2 -> mean 1.5; distances: |4| + 0 and |4| + |4|, halved and averaged: (2 + 4) / 2
+    assert colors.pixel_spread(AB) == pytest.approx([1.5])
+    assert colors.pairwise_distance(AB) == pytest.approx([3.0])
+    three = np.concatenate([AB, AB[:, :1]], 1)  # the pairs (0,1), (0,2), (1,2): 3, 0, 3
+    assert colors.pairwise_distance(three) == pytest.approx([2.0])
+    with pytest.raises(ValueError, match="K >= 2"):
+        colors.pixel_spread(AB[:, :1])
+    with pytest.raises(ValueError, match=r"\(N, K, 2, H, W\)"):
+        colors.pixel_spread(AB[0])
+
+
+def test_mean_colour_over_a_mask():
+    assert np.allclose(colors.mean_colour(AB), [[[1, 0], [5, 2]]])
+    assert np.allclose(colors.mean_colour(AB, [[[False, True]]]), [[[1, 0], [5, 4]]])
+    with pytest.raises(ValueError, match="with a pixel in each image"):
+        colors.mean_colour(AB, [[[False, False]]])
+
+
+def test_best_of_takes_the_nearest():
+    truth = np.zeros((1, 2, 1, 2))
+    truth[0, 0] = 2.0  # a 2, b 0: the first is 1 off in a at both pixels, (1 + 1 + 0 + 0) / 4
+    assert colors.best_of(AB, truth) == pytest.approx([0.5])
+    assert colors.best_of(AB[:, 1:], truth) == pytest.approx([(3 + 3 + 0 + 4) / 4])
+
+
+def test_colourfulness_by_hand():
+    grey = np.full((1, 3, 2, 2), 100, np.uint8)
+    assert colors.colourfulness(grey) == pytest.approx([0.0])
+    red = np.zeros((1, 3, 2, 2), np.uint8)
+    red[:, 0] = 200  # rg = 200, yb = 100, no variance: 0.3 sqrt(200^2 + 100^2)
+    assert colors.colourfulness(red) == pytest.approx([0.3 * math.hypot(200, 100)])
+    half = red.copy()
+    half[:, 0, 0] = 0  # rg 0 or 200: variance 10,000; yb 0 or 100: 2,500; means 100 and 50
+    assert colors.colourfulness(half) == pytest.approx([math.sqrt(12_500) + 0.3 * math.hypot(100, 50)])
+    assert colors.colourfulness(half / 127.5 - 1.0) == pytest.approx(colors.colourfulness(half))
+
+
+MODES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 30.0]])  # the smallest distance is 10, so the reach 5
+
+
+def test_modes():
+    colour = np.array([[[1.0, 1.0], [9.0, 0.0], [5.0, 0.0], [0.0, 26.0]], [[0.0, 0.0], [0.0, 4.0], [0.0, 6.0], [1.0, 0.0]]])
+    mode = colors.nearest_mode(colour, MODES)
+    assert mode.tolist() == [[0, 1, -1, 2], [0, 0, -1, 0]]
+    shares = colors.mode_shares(mode, 3)
+    assert shares.tolist() == [[0.25, 0.25, 0.25], [0.75, 0, 0]]
+    assert colors.mode_recall(shares) == 0.5 and colors.mode_recall(shares, 0.0) == 1.0
+    # pooled 0.5, 0.125, 0.125 of 0.75: 2/3, 1/6, 1/6 against thirds
+    want = 2 / 3 * math.log(2) + 2 * (1 / 6 * math.log(0.5))
+    assert colors.mode_divergence(shares, np.full(3, 1 / 3)) == pytest.approx(want)
+    assert colors.mode_divergence(np.zeros((2, 3)), np.full(3, 1 / 3)) == math.inf
+
+
+def test_divergence_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    p, q = rng.standard_normal((4000, 2)), rng.standard_normal((4000, 2)) + [1.0, 0.0]
+    assert colors.knn_divergence(p, q) == pytest.approx(0.5, abs=0.1)  # |shift|^2 / 2
+    assert colors.knn_divergence(p, rng.standard_normal((4000, 2))) == pytest.approx(0.0, abs=0.1)
+    wide = 2 * rng.standard_normal((4000, 2))  # log 4 - 1 + 1/4 in two dimensions
+    assert colors.knn_divergence(p, wide) == pytest.approx(math.log(4) - 0.75, abs=0.1)
+    four = np.concatenate([p[:1000] + [20 * i, 0] for i in range(4)])
+    assert colors.knn_divergence(four, four + rng.normal(0, 0.01, four.shape)) < 0.1
+    assert colors.knn_divergence(four, four[1000:]) > 1.0  # a mode is missing
+    with pytest.raises(ValueError, match="m >= k = 5"):
+        colors.knn_divergence(p, q[:4])
+
+
+def test_whether_a_code_is_used():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((300, 3))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    used = np.stack([z[:, 0] * z[:, 1], z[:, 2]], 1)  # a quadratic: all of it explained
+    r2, p = colors.permutation_test(z, used, 199)
+    assert r2 == pytest.approx(1.0) and p == 1 / 200
+    noise = rng.standard_normal((300, 2))
+    r2, p = colors.permutation_test(z, noise, 199)
+    assert r2 < 0.1 and p > 0.05
+    r2, p = colors.permutation_test(z, used + noise, 199)
+    assert 0.1 < r2 < 0.5 and p == 1 / 200
+    assert colors.permutation_test(z, np.ones((300, 2)), 19) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="codes"):
+        colors.permutation_test(z[:10], used, 19)
