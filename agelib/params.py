@@ -173,6 +173,7 @@ class ColorizerSettings(_Settings):
     margin: float | None = None
     ema: float | None = Field(default=None, ge=0, lt=1)
     objective: Literal["released", "paper"] | None = None
+    recon_x_in_g: float | None = Field(default=None, ge=0)
     l1: float | None = Field(default=None, ge=0)
 
 
