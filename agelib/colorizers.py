@@ -7,17 +7,18 @@ AGE's networks as an autoencoder without the game (no divergence, and L_X trains
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import apply, color, conditional, fit
+from agelib import apply, color, conditional
 from agelib.baselines import pix2pix
 from agelib.run import Run
 from agelib.step import Step
+from agelib.trained import Trained, run_fit
 
 NAMES = {"age": "AGE", "autoencoder": "AGE without the game", "pix2pix": "pix2pix + noise", "regression": "L1 regression"}
 _CONFIGS = {
@@ -28,26 +29,13 @@ _CONFIGS = {
 }
 
 
-@dataclass
-class Colorizer:
-    """A trained model. e: (ab, L) -> codes, None for pix2pix and regression. status: "ok", or "diverged: " and why; then the
-    networks are not to be used."""
-
-    method: str
-    g: nn.Module
-    e: nn.Module | None
-    status: str = "ok"
-    history: list[dict] = field(default_factory=list)
+class Colorizer(Trained):
+    """A trained model; method: of NAMES. g: (z, L) -> ab/110; e: (ab/110, L) -> codes, None for pix2pix and regression."""
 
     @property
     def label(self) -> str:
         """The name in tables and figures."""
         return NAMES[self.method]
-
-    @property
-    def seconds(self) -> float:
-        """How long the training took; 0 if it was lost."""
-        return self.history[-1]["seconds"] if self.history else 0.0
 
     @torch.no_grad()
     def paint(self, images: np.ndarray, z: Tensor, batch_size: int = 250) -> np.ndarray:
@@ -185,12 +173,6 @@ def train(
     if method == "pix2pix":
         settings = {"n_epochs": n_epochs} | settings
     step = make_step(method, nets, settings, precision)
-    status, history = fit.attempt(
-        step, images, run=run, n_epochs=n_epochs, batch_size=batch_size, max_steps=max_steps, flip=flip, seed=seed,
-        checkpoint_every_s=checkpoint_every_s,
-    )  # fmt: skip
-    g = step.modules.get("g_ema", nets["g"])
-    for net in (g, nets.get("e")):
-        if net is not None:
-            net.eval().requires_grad_(False)
-    return Colorizer(method, g, nets.get("e"), status, history)
+    schedule = {"n_epochs": n_epochs, "batch_size": batch_size, "max_steps": max_steps, "flip": flip, "seed": seed}
+    fitted = run_fit(step, nets, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
+    return Colorizer(method, **fitted)

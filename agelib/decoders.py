@@ -8,39 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, apply, fit, networks, rival, sphere
+from agelib import age, apply, networks, rival, sphere
 from agelib.run import Run
 from agelib.step import Step
+from agelib.trained import Trained, run_fit
 
 NAMES = {"age": "AGE-10", "age_gaussian": "AGE-10, Gaussian prior", "ali": "ALI-10", "vae": "VAE-10", "gan": "GAN-10"}
 
 
-@dataclass
-class Model:
-    """A trained decoder and what came with it. status: "ok", or "diverged: " and why; then `g` is not to be used."""
-
-    method: str
-    g: nn.Module
-    e: nn.Module | None
-    status: str = "ok"
-    history: list[dict] = field(default_factory=list)
+class Model(Trained):
+    """A trained decoder and what came with it; method: of NAMES."""
 
     @property
     def label(self) -> str:
         """The name in tables and figures."""
         return NAMES[self.method]
-
-    @property
-    def seconds(self) -> float:
-        """How long the training took; 0 if it was lost."""
-        return self.history[-1]["seconds"] if self.history else 0.0
 
     def decode(self, h: Tensor) -> Tensor:
         """h (B, M), standard normal under the model's prior -> (B, D) in [0, 1]; on the sphere g(h/|h|), exactly the
@@ -154,12 +143,6 @@ def train(
     run = Run(folder, about | settings | {"max_steps": max_steps}, seed=seed)
     nets = build(method, images, M, encoder=encoder, device=device)
     step = make_step(method, nets, settings, precision)
-    status, history = fit.attempt(
-        step, images, run=run, n_epochs=n_epochs, batch_size=batch_size, max_steps=max_steps, seed=seed,
-        checkpoint_every_s=checkpoint_every_s,
-    )  # fmt: skip
-    g = step.modules.get("g_ema", nets["g"])
-    for net in (g, nets.get("e")):
-        if net is not None:
-            net.eval().requires_grad_(False)
-    return Model(method, g, nets.get("e"), status, history)
+    schedule = {"n_epochs": n_epochs, "batch_size": batch_size, "max_steps": max_steps, "seed": seed}
+    fitted = run_fit(step, nets, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
+    return Model(method, **fitted)

@@ -44,10 +44,11 @@ ALLOWED = {
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},
     "color_scores": {"metrics"},
-    "colorizers": {"apply", "baselines", "color", "conditional", "fit", "run", "step"},
+    "colorizers": {"apply", "baselines", "color", "conditional", "run", "step", "trained"},
     "widgets": {"colorizers", "data", "sphere"},
     "likelihood": {"metrics"},
-    "decoders": {"age", "apply", "fit", "networks", "rival", "run", "sphere", "step"},
+    "trained": {"fit", "step"},
+    "decoders": {"age", "apply", "networks", "rival", "run", "sphere", "step", "trained"},
     "rival": {"apply", "baselines", "fit", "run", "step"},
 }
 ANYTHING = {"bench", "bench_ais"}
