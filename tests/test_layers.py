@@ -23,6 +23,7 @@ ALLOWED = {
     "progress": set(),
     "plotting": set(),
     "plotting_theory": {"plotting"},
+    "plotting_scores": {"plotting"},
     "tables": set(),
     "gallery": set(),
     "params": set(),
@@ -37,10 +38,15 @@ ALLOWED = {
     "age": {"networks", "losses"} | CORE,
     "baselines": {"networks", "losses"} | CORE,
     "annealing": {"checkpoint"},
-    "metrics": {"annealing", "progress"},  # a long estimate resumes and shows its progress
+    "metrics": {"annealing", "progress", "tv"},  # a long estimate resumes and shows its progress; tv: before torch_fidelity
     "toy": set(),
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},
+    "score_table": {"metrics"},
+    "feature_table": {"metrics"},
+    "features": {"apply"},
+    "judge": {"checkpoint", "fast", "progress"},
+    "models": {"age", "apply", "checkpoint", "fit", "networks", "rival", "run", "sphere", "step"},
     "likelihood": {"metrics"},
     "decoders": {"age", "apply", "fit", "networks", "rival", "run", "sphere", "step"},
     "rival": {"apply", "baselines", "fit", "run", "step"},
@@ -48,7 +54,7 @@ ALLOWED = {
 ANYTHING = {"bench", "bench_ais"}
 # Third-party package -> the only places that import it.
 ONLY_IN = {
-    "matplotlib": {"plotting", "plotting_theory", "data.embedded"},
+    "matplotlib": {"plotting", "plotting_theory", "plotting_scores", "data.embedded"},
     "pandas": {"tables"},
     "sklearn": {"metrics.svm_features", "data.embedded"},
     "pydantic": {"params"},
