@@ -190,7 +190,7 @@ def choose_C(
     X, y = _features(features, images, labelled, cfg.chunk), labels[labelled]
     errors: list[float] = []
     hopeless = 0  # values in a row that are no better, and after which larger ones change nothing or do not converge
-    step = min(cfg.patience or len(cfg.Cs), len(cfg.Cs))
+    step = max(cfg.patience, 10) if cfg.patience else len(cfg.Cs)  # a pass over the validation images each
     for start in range(0, len(cfg.Cs), step):  # in the order of cfg.Cs
         models = train_svms(X, y, cfg.Cs[start : start + step], n_jobs=cfg.n_jobs, max_iter=cfg.max_iter)
         found = predict(features, images[valid], models, chunk=cfg.chunk, tick=tick)
