@@ -253,6 +253,8 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     models = ages | {f"{age}, batch statistics" for age in ages} | {"ALI", "DCGAN", "VAE"}
     found = {row["model"] for row in scored if row["metric"] == "classifier_score" and row["value"] is not None}
     assert found == {"real test images", "real training images"} | models
+    told = (tmp_path / "smoke/inception_score/notebook.ipynb").read_text()
+    assert "Inception Score: left out: not-there.pth: no such file" in told
     judged = json.loads((tmp_path / "smoke/svhn_features/metrics.json").read_text())["rows"]
     errors = {row["model"] for row in judged if row["metric"] == "test_error_percent" and row["value"] is not None}
     assert {"AGE", "AGE, F1", "ALI", "DCGAN", "untrained encoder", "PCA", "raw pixels"} <= errors
