@@ -231,7 +231,7 @@ class Features(_Notebook):
     patience: int | None = Field(ge=1)
     n_jobs: int = Field(ge=1)
     study: dict[str, dict[str, ModelSettings]]
-    study_base: ModelSettings
+    study_base: ModelSettings | None
     study_snapshots: int = Field(ge=1)
     study_draws: int = Field(ge=1)
     label_counts: list[int] = Field(min_length=1)
