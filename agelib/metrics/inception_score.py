@@ -6,6 +6,7 @@ precision/recall; with another classifier's they are named after that.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,10 @@ def _features(x: Any) -> np.ndarray:
 
 
 def _torch_fidelity(name: str) -> Any:
-    """torch_fidelity's module `name`, torchvision's import helped where it needs help."""
-    tv.import_torchvision()
+    """torch_fidelity's module `name`, torchvision's import helped where it needs help; none of its operators is used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tv.import_torchvision()
     import torch_fidelity.metric_kid
     import torch_fidelity.metric_prc
 
