@@ -204,6 +204,93 @@ class Colorization(_Notebook):
         return models
 
 
+class ModelSettings(_Settings):
+    """One model of `agelib.models`."""
+
+    method: Literal["age", "ali", "vae", "gan"] = "age"
+    n_steps: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=2)
+    width: float | None = Field(default=None, gt=0)
+    M: int | None = Field(default=None, ge=1)
+    prior: Literal["sphere", "gaussian"] | None = None
+    noisy_code: float | None = Field(default=None, gt=0)
+    in_bias: bool | None = None
+    mean_bias: bool | None = None
+    objective: Literal["released", "paper"] | None = None
+    lam: float | None = Field(default=None, ge=0)
+    mu: float | None = Field(default=None, ge=0)
+    margin: float | None = None
+    n_g_steps: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    drop_lr: int | None = Field(default=None, ge=0)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    d_lr: float | None = Field(default=None, gt=0)
+    noise: float | None = Field(default=None, ge=0)
+
+
+class JudgeSettings(BaseModel):
+    """How the classifier of `agelib.judge` is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_epochs: int = Field(ge=1)
+    width: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    lr: float = Field(default=0.2, gt=0)
+    flip: bool = True
+
+
+class Scores(_Notebook):
+    """03_inception_score."""
+
+    needs: dict[str, str]
+    dataset: str
+    size: Literal[32, 64]
+    channels: Literal[1, 3] | None
+    limit: int | None = Field(ge=2)
+    classifier: JudgeSettings
+    models: dict[str, ModelSettings]
+    from_runs: dict[str, str]
+    n_seeds: int = Field(ge=1)
+    snapshots: int = Field(ge=1)
+    n_samples: int = Field(ge=10)
+    n_curve: int = Field(ge=10)
+    n_splits: int = Field(ge=1)
+    inception: bool
+    inception_weights: str | None
+    n_inception: int = Field(ge=10)
+    seed: int = Field(ge=0)
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_every_s: float = Field(ge=0)
+    reference: str
+
+
+class Features(_Notebook):
+    """05_svhn_features."""
+
+    dataset: str
+    size: Literal[32, 64]
+    limit: int | None = Field(ge=2)
+    models: dict[Literal["AGE", "ALI", "DCGAN"], ModelSettings]
+    n_components: int = Field(ge=1)
+    per_class: int = Field(ge=1)
+    n_valid: int = Field(ge=1)
+    n_draws: int = Field(ge=1)
+    patience: int | None = Field(ge=1)
+    n_jobs: int = Field(ge=1)
+    study: dict[str, dict[str, ModelSettings]]
+    study_base: ModelSettings | None
+    study_snapshots: int = Field(ge=1)
+    study_draws: int = Field(ge=1)
+    label_counts: list[int] = Field(min_length=1)
+    seed: int = Field(ge=0)
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_every_s: float = Field(ge=0)
+    reference: str
+
+
 class Theory(_Notebook):
     """06_theory."""
 
@@ -226,7 +313,9 @@ class Summary(_Notebook):
 MODELS: dict[str, type[BaseModel]] = {
     "01_unconditional": Unconditional,
     "02_colorization": Colorization,
+    "03_inception_score": Scores,
     "04_mnist_likelihood": Likelihood,
+    "05_svhn_features": Features,
     "06_theory": Theory,
     "99_summary": Summary,
 }

@@ -24,6 +24,7 @@ ALLOWED = {
     "plotting": set(),
     "plotting_theory": {"plotting"},
     "plotting_colors": {"plotting"},
+    "plotting_scores": {"plotting"},
     "tables": set(),
     "gallery": set(),
     "params": set(),
@@ -39,13 +40,18 @@ ALLOWED = {
     "baselines": {"networks", "losses", "color"} | CORE,
     "conditional": {"age", "color", "networks", "losses"} | CORE,
     "annealing": {"checkpoint"},
-    "metrics": {"annealing", "progress"},  # a long estimate resumes and shows its progress
+    "metrics": {"annealing", "progress", "tv"},  # a long estimate resumes and shows its progress; tv: before torch_fidelity
     "toy": set(),
     "points": {"age", "baselines", "networks", "sphere", "step"},
     "scores": {"metrics"},
     "color_scores": {"metrics"},
     "colorizers": {"apply", "baselines", "color", "conditional", "run", "step", "trained"},
     "widgets": {"colorizers", "data", "sphere"},
+    "score_table": {"metrics"},
+    "feature_table": {"metrics"},
+    "features": {"apply"},
+    "judge": {"checkpoint", "fast", "progress"},
+    "models": {"age", "apply", "checkpoint", "fit", "networks", "rival", "run", "sphere", "step"},
     "likelihood": {"metrics"},
     "trained": {"fit", "step"},
     "decoders": {"age", "apply", "networks", "rival", "run", "sphere", "step", "trained"},
@@ -54,7 +60,7 @@ ALLOWED = {
 ANYTHING = {"bench", "bench_ais"}
 # Third-party package -> the only places that import it.
 ONLY_IN = {
-    "matplotlib": {"plotting", "plotting_theory", "data.embedded"},
+    "matplotlib": {"plotting", "plotting_theory", "plotting_scores", "data.embedded"},
     "pandas": {"tables"},
     "sklearn": {"metrics.svm_features", "data.embedded"},
     "pydantic": {"params"},

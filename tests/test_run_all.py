@@ -228,7 +228,7 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     result = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=3000)
     assert result.returncode == 0, result.stdout + result.stderr
     runs = {path.name for path in (tmp_path / "smoke").iterdir() if path.is_dir()}
-    assert runs == {"digits", "faces", "likelihood", "theory", "summary"}
+    assert runs == {"digits", "faces", "likelihood", "theory", "inception_score", "svhn_features", "summary"}
     for run in ("digits", "faces"):
         folder = tmp_path / "smoke" / run
         for name in (
@@ -248,4 +248,14 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     numbers = json.loads((tmp_path / "smoke/likelihood/metrics.json").read_text())["rows"]
     estimated = {row["model"] for row in numbers if row["metric"] == "log_likelihood_ais_test" and row["value"] is not None}
     assert estimated == {"AGE-10", "AGE-10, Gaussian prior", "ALI-10", "VAE-10", "GAN-10"}
+    scored = json.loads((tmp_path / "smoke/inception_score/metrics.json").read_text())["rows"]
+    ages = {"AGE", "AGE, Gaussian prior"}
+    models = ages | {f"{age}, batch statistics" for age in ages} | {"ALI", "DCGAN", "VAE"}
+    found = {row["model"] for row in scored if row["metric"] == "classifier_score" and row["value"] is not None}
+    assert found == {"real test images", "real training images"} | models
+    told = (tmp_path / "smoke/inception_score/notebook.ipynb").read_text()
+    assert "Inception Score: left out: not-there.pth: no such file" in told
+    judged = json.loads((tmp_path / "smoke/svhn_features/metrics.json").read_text())["rows"]
+    errors = {row["model"] for row in judged if row["metric"] == "test_error_percent" and row["value"] is not None}
+    assert {"AGE", "AGE, F1", "ALI", "DCGAN", "untrained encoder", "PCA", "raw pixels"} <= errors
     assert (tmp_path / "smoke" / "index.html").is_file()

@@ -1,0 +1,305 @@
+"""Test error of a linear SVM on learnt features with few labels: the protocol of the ALI and AGE papers for SVHN.
+
+After preprocess_representations.py and semi_supervised_svhn of ALI's released code: the last `n_valid` training images are
+kept for validation and the labelled sets are drawn from the others, `per_class` images of each class; scikit-learn's
+LinearSVC (squared hinge, L2, one class against the rest) on unscaled features; C from a grid by the validation error of one
+labelled set; then `n_draws` labelled sets, each judged on all test images; mean and standard deviation over draws. No
+function that chooses or trains sees a test label.
+
+Two things make it quick and small, and change no decision:
+
+- Row space. The minimum of |w|^2/2 + C sum(loss) over w in R^D lies in the span of the n training rows, so with X = A Q',
+  Q' having orthonormal columns, training on A (n, r <= n) gives the same classifier: w = Q w_A. A comes from the n x n
+  matrix X X' alone.
+- Streaming. `features` is a callable. Labelled images are turned into features one draw at a time; validation and test
+  images chunk by chunk, each chunk multiplied with the weights of all draws at once. Nothing of size D x N is ever held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
+
+from agelib.progress import Progress
+
+Features = Callable[[np.ndarray], np.ndarray]  # uint8 images (n, C, H, W) -> float32 (n, D)
+ALI_GRID = tuple(float(c) for c in np.exp(np.linspace(-20, 20, 50)))
+
+
+@dataclass(frozen=True)
+class SvmConfig:
+    """The protocol's numbers; the defaults are the published ones."""
+
+    per_class: int = 100  # labelled images of each class in one draw
+    n_valid: int = 10_000  # last training images, kept for the choice of C
+    n_draws: int = 100  # labelled sets, each judged on the test set
+    Cs: tuple[float, ...] = ALI_GRID
+    seed: int = 0
+    n_jobs: int = 1  # SVMs trained side by side
+    chunk: int = 500  # images turned into features at a time
+    max_iter: int = 1000  # passes of one SVM, scikit-learn's default
+    # Leave out larger C after so many values in a row that improve nothing and either fit every labelled image or do not
+    # converge; None: try all.
+    patience: int | None = None
+
+    def __post_init__(self):
+        if min(self.per_class, self.n_valid, self.n_draws, self.n_jobs, self.chunk, self.max_iter) < 1 or not self.Cs:
+            raise ValueError(f"every number must be at least 1 and Cs must hold one, got {self}")
+        if not all(math.isfinite(c) and c > 0 for c in self.Cs):
+            raise ValueError(f"every C must be finite and above 0, got {self.Cs}")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One trained classifier: scores x @ coef + intercept; coef (D, K) float32, intercept (K,)."""
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    converged: bool = True
+
+
+@dataclass(frozen=True)
+class SvmResult:
+    """What `evaluate` finds. C: chosen; valid_errors: share of validation images that each of cfg.Cs gets wrong; sets:
+    (n_draws, K per_class) indices of the labelled images; predictions: (n_draws, N) classes of the test images; errors:
+    (n_draws,) share of test images wrong; dims: D; unconverged: SVMs that reached max_iter."""
+
+    C: float
+    valid_errors: np.ndarray
+    sets: np.ndarray
+    predictions: np.ndarray
+    errors: np.ndarray
+    dims: int
+    unconverged: int
+
+
+def split(n: int, n_valid: int) -> tuple[np.ndarray, np.ndarray]:
+    """(pool, validation): indices of the first n - n_valid and of the last n_valid training images."""
+    if not 1 <= n_valid < n:
+        raise ValueError(f"n_valid must be from 1 to {n - 1} for {n} training images, got {n_valid}")
+    return np.arange(n - n_valid), np.arange(n - n_valid, n)
+
+
+def labelled_sets(labels: np.ndarray, per_class: int, n_draws: int, *, seed: int = 0) -> np.ndarray:
+    """n_draws sets of per_class images of each class, (n_draws, K per_class) indices into `labels`, no two sets equal.
+
+    labels: (N,) classes 0..K-1. Draw i depends on (seed, i) alone. Raises ValueError naming a class with too few images, or
+    where there are not n_draws different sets.
+    """
+    labels = np.asarray(labels)
+    members = [np.flatnonzero(labels == k) for k in range(int(labels.max()) + 1)]
+    for k, found in enumerate(members):
+        if len(found) < per_class:
+            raise ValueError(f"class {k} has {len(found)} images, fewer than the {per_class} labels asked for")
+    if math.prod(math.comb(len(found), per_class) for found in members) < n_draws:
+        raise ValueError(f"there are no {n_draws} different sets of {per_class} images a class; take n_draws smaller")
+    sets: list[np.ndarray] = []
+    seen: set[bytes] = set()
+    for i in range(n_draws):
+        rng = np.random.default_rng((seed, i))
+        while True:
+            drawn = np.concatenate([np.sort(rng.choice(found, per_class, replace=False)) for found in members])
+            if drawn.tobytes() not in seen:
+                break
+        seen.add(drawn.tobytes())
+        sets.append(drawn)
+    return np.stack(sets)
+
+
+def reduce_rows(X: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """(A, lift) for X (n, D): A (n, r) float64, r <= n, with A A' = X X'; a linear classifier with weights w (r, k) on A is
+    the one with weights lift(w) (D, k) on X.
+
+    A is the Cholesky factor of X X', whose zeros liblinear skips; where rows depend on each other, from its eigenvectors.
+    """
+    X = np.asarray(X, dtype=np.float64)
+    gram = X @ X.T
+    scale = float(np.trace(gram)) / len(X)
+    try:
+        A = np.linalg.cholesky(gram)
+        if A.diagonal().min() ** 2 > 1e-10 * scale:
+            return A, lambda w: X.T @ scipy.linalg.solve_triangular(A, w, trans="T", lower=True)
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(gram)
+    keep = values > 1e-10 * scale
+    roots = np.sqrt(values[keep])
+    return vectors[:, keep] * roots, lambda w: X.T @ (vectors[:, keep] @ (w / roots[:, None]))
+
+
+def train_svms(
+    X: np.ndarray, y: np.ndarray, Cs: tuple[float, ...], *, n_jobs: int = 1, max_iter: int = 1000, tol: float = 1e-4
+) -> list[Linear]:
+    """LinearSVC on X (n, D), y (n,) for each of `Cs`, through the row space where n < D. Raises ValueError for bad input.
+
+    n_jobs: threads. max_iter, tol: LinearSVC's; the defaults are scikit-learn's, with which the published errors were made.
+    """
+    X, y = np.asarray(X), np.asarray(y)
+    if X.ndim != 2 or y.shape != (len(X),) or not np.isfinite(X).all():
+        raise ValueError(f"need finite features (n, D) and labels (n,), got {X.shape} and {y.shape}")
+    if len(np.unique(y)) < 3:
+        raise ValueError(f"need at least 3 classes, got {len(np.unique(y))}")
+    A, lift = reduce_rows(X) if len(X) < X.shape[1] else (np.ascontiguousarray(X, np.float64), lambda w: w)
+
+    def fit(C: float) -> Linear:
+        svm = LinearSVC(C=C, dual=True, tol=tol, max_iter=max_iter, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            svm.fit(A, y)
+        converged = int(np.max(svm.n_iter_)) < max_iter
+        return Linear(lift(svm.coef_.T).astype(np.float32), svm.intercept_.astype(np.float32), converged)
+
+    if n_jobs == 1:
+        return [fit(C) for C in Cs]
+    with ThreadPoolExecutor(n_jobs) as pool:  # liblinear works outside the interpreter's lock
+        return list(pool.map(fit, Cs))
+
+
+def predict(
+    features: Features, images: np.ndarray, models: list[Linear], *, chunk: int = 500, tick: Callable[[float], None] = id
+) -> np.ndarray:
+    """Classes (len(models), N) int64 of uint8 images (N, C, H, W), the features of one chunk at a time. tick: share done."""
+    K = len(models[0].intercept)
+    coef = np.concatenate([m.coef for m in models], 1)  # (D, models K)
+    intercept = np.concatenate([m.intercept for m in models])
+    out = np.empty((len(models), len(images)), np.int64)
+    for start in range(0, len(images), chunk):
+        scores = features(images[start : start + chunk]) @ coef + intercept
+        out[:, start : start + chunk] = scores.reshape(-1, len(models), K).argmax(2).T
+        tick(min(1.0, (start + chunk) / len(images)))
+    return out
+
+
+def choose_C(
+    features: Features, images: np.ndarray, labels: np.ndarray, labelled: np.ndarray, valid: np.ndarray, cfg: SvmConfig,
+    tick: Callable[[float], None] = id,
+) -> tuple[float, np.ndarray]:  # fmt: skip
+    """The C of cfg.Cs with the least validation error after training on one labelled set (the least C of several), and the
+    errors of all, NaN for those left out. images, labels: of the training split; labelled, valid: indices into them."""
+    X, y = _features(features, images, labelled, cfg.chunk), labels[labelled]
+    errors: list[float] = []
+    hopeless = 0  # values in a row that are no better, and after which larger ones change nothing or do not converge
+    step = max(cfg.patience, 10) if cfg.patience else len(cfg.Cs)  # a pass over the validation images each
+    for start in range(0, len(cfg.Cs), step):  # in the order of cfg.Cs
+        models = train_svms(X, y, cfg.Cs[start : start + step], n_jobs=cfg.n_jobs, max_iter=cfg.max_iter)
+        found = predict(features, images[valid], models, chunk=cfg.chunk, tick=tick)
+        for model, error in zip(models, (found != labels[valid]).mean(1).tolist(), strict=True):
+            fitted = bool(((X @ model.coef + model.intercept).argmax(1) == y).all())
+            better = not errors or error < min(errors)
+            hopeless = 0 if better or (model.converged and not fitted) else hopeless + 1
+            errors.append(error)
+        if cfg.patience and hopeless >= cfg.patience:
+            break
+    errors += [math.nan] * (len(cfg.Cs) - len(errors))
+    return cfg.Cs[int(np.nanargmin(errors))], np.array(errors)
+
+
+def evaluate(
+    features: Features,
+    images: np.ndarray,
+    labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    cfg: SvmConfig,
+    *,
+    folder: str | Path | None = None,
+    label: str = "SVM",
+) -> SvmResult:
+    """The whole protocol for one kind of features. images, labels: the training split; uint8 (N, C, H, W) and (N,) in
+    0..K-1.
+
+    folder: keeps the choice of C and each draw's classifier, so that a killed evaluation goes on where it was; a folder of
+    another evaluation (data, settings or features) is refused. Test labels are compared once, after the last prediction.
+    """
+    labels, test_labels = np.asarray(labels), np.asarray(test_labels)
+    if len(images) != len(labels) or len(test_images) != len(test_labels):
+        raise ValueError(
+            f"{len(images)} images, {len(labels)} labels; {len(test_images)} test images, {len(test_labels)} labels"
+        )
+    pool, valid = split(len(images), cfg.n_valid)
+    sets = labelled_sets(labels[pool], cfg.per_class, cfg.n_draws, seed=cfg.seed)  # the pool begins at 0
+    store = _Store(folder, features, images, labels, cfg)
+    line, started = Progress(), time.monotonic()
+
+    def tick(share: float, what: str) -> None:
+        line.show(f"{label}: {what}, {share:.0%}, {time.monotonic() - started:.0f} s")
+
+    def find_C() -> dict[str, np.ndarray]:
+        C, errors = choose_C(features, images, labels, sets[0], valid, cfg, lambda share: tick(share, "choosing C"))
+        return {"C": np.array(C), "errors": errors}
+
+    chosen = store.get("C", find_C)
+    C = float(chosen["C"])
+
+    def train_draw(i: int) -> Linear:
+        def fit() -> dict[str, np.ndarray]:
+            X = _features(features, images, sets[i], cfg.chunk)
+            (model,) = train_svms(X, labels[sets[i]], (C,), max_iter=cfg.max_iter)
+            return {"coef": model.coef, "intercept": model.intercept, "converged": np.array(model.converged)}
+
+        found = store.get(f"draw-{i:04d}", fit)
+        return Linear(found["coef"], found["intercept"], bool(found["converged"]))
+
+    models = []
+    with ThreadPoolExecutor(cfg.n_jobs) as workers:
+        for model in workers.map(train_draw, range(cfg.n_draws)):
+            models.append(model)
+            tick(len(models) / cfg.n_draws, f"C = {C:.3g}, draw {len(models)} of {cfg.n_draws}")
+    found = predict(features, test_images, models, chunk=cfg.chunk, tick=lambda share: tick(share, "test images"))
+    errors = (found != test_labels).mean(1)
+    result = SvmResult(
+        C, chosen["errors"], sets, found, errors, len(models[0].coef), sum(not m.converged for m in models)
+    )  # fmt: skip
+    taken = f"{time.monotonic() - started:.0f} s"
+    line.done(
+        f"{label}: {100 * errors.mean():.2f} % wrong (C = {C:.3g}, {cfg.n_draws} draws, {result.dims} dimensions, {taken})"
+    )
+    return result
+
+
+def _features(features: Features, images: np.ndarray, ids: np.ndarray, chunk: int) -> np.ndarray:
+    return np.concatenate([features(images[ids[i : i + chunk]]) for i in range(0, len(ids), chunk)])
+
+
+class _Store:
+    """Arrays by name in `folder`, or computed; each file holds the fingerprint of the evaluation that it belongs to."""
+
+    def __init__(
+        self, folder: str | Path | None, features: Features, images: np.ndarray, labels: np.ndarray, cfg: SvmConfig
+    ):
+        self.folder = None if folder is None else Path(folder)
+        settings = {k: v for k, v in asdict(cfg).items() if k not in ("n_jobs", "chunk", "n_draws")}
+        digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+        digest.update(np.ascontiguousarray(labels, np.int64).tobytes())
+        digest.update(np.ascontiguousarray(images[:: max(1, len(images) // 64)]).tobytes())
+        digest.update(np.round(features(images[:8]), 3).astype(np.float32).tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def get(self, name: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{name}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                found = dict(file)
+            if str(found.pop("fingerprint")) != self.fingerprint:
+                raise ValueError(f"{path} is of another evaluation (data, settings or features); take another folder")
+            return found
+        found = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        with open(aside, "wb") as file:
+            np.savez(file, fingerprint=np.array(self.fingerprint), **found)
+        aside.replace(path)
+        return found
