@@ -228,7 +228,8 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     result = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=3000)
     assert result.returncode == 0, result.stdout + result.stderr
     runs = {path.name for path in (tmp_path / "smoke").iterdir() if path.is_dir()}
-    assert runs == {"digits", "faces", "likelihood", "theory", "inception_score", "svhn_features", "summary"}
+    every = {"digits", "faces", "colorization", "likelihood", "theory", "inception_score", "svhn_features", "summary"}
+    assert runs == every
     for run in ("digits", "faces"):
         folder = tmp_path / "smoke" / run
         for name in (
@@ -258,4 +259,8 @@ def test_the_smoke_profile_runs_every_notebook(tmp_path):
     judged = json.loads((tmp_path / "smoke/svhn_features/metrics.json").read_text())["rows"]
     errors = {row["model"] for row in judged if row["metric"] == "test_error_percent" and row["value"] is not None}
     assert {"AGE", "AGE, F1", "ALI", "DCGAN", "untrained encoder", "PCA", "raw pixels"} <= errors
+    painted = json.loads((tmp_path / "smoke/colorization/metrics.json").read_text())["rows"]
+    recalled = {row["model"] for row in painted if row["metric"] == "mode recall" and 0 <= row["value"] <= 1}
+    assert recalled == {"AGE", "AGE without the game", "pix2pix + noise", "L1 regression"}
+    assert (tmp_path / "smoke/colorization/figures/figure4a.png").is_file()
     assert (tmp_path / "smoke" / "index.html").is_file()
