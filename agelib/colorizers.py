@@ -7,7 +7,6 @@ AGE's networks as an autoencoder without the game (no divergence, and L_X trains
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from agelib import apply, color, conditional
 from agelib.baselines import pix2pix
 from agelib.run import Run
-from agelib.step import Step
+from agelib.step import Step, check_settings
 from agelib.trained import Trained, run_fit
 
 NAMES = {"age": "AGE", "autoencoder": "AGE without the game", "pix2pix": "pix2pix + noise", "regression": "L1 regression"}
@@ -128,8 +127,7 @@ def make_step(method: str, nets: dict[str, nn.Module], settings: Mapping, precis
     Raises ValueError naming settings that the method does not have.
     """
     config = _CONFIGS[method]
-    if unknown := sorted(settings.keys() - {f.name for f in fields(config)}):
-        raise ValueError(f"{NAMES[method]} has no setting {', '.join(unknown)}")
+    check_settings(NAMES[method], config, settings)
     if method == "pix2pix":
         return pix2pix.make_step(nets, config(precision=precision, **settings))
     if method == "regression":

@@ -40,7 +40,7 @@ class ColorGenerator(nn.Module):
 
     Johnson et al.'s layout: 9x9 convolution, two of stride 2, five residual blocks, two transposed, 9x9, tanh; BatchNorm and
     ReLU between. 1,677,634 parameters at width 32 and M = 3. The last layer starts at a tenth of the others' weights, so
-    that the game starts from near grey, as photographs are: from random saturated colours it is lost for some seeds.
+    that the game starts from near grey, as photographs are.
     """
 
     def __init__(self, M: int = 3, width: int = 32, n_blocks: int = 5):

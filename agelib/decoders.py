@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from agelib import age, apply, networks, rival, sphere
 from agelib.run import Run
-from agelib.step import Step
+from agelib.step import Step, check_settings
 from agelib.trained import Trained, run_fit
 
 NAMES = {"age": "AGE-10", "age_gaussian": "AGE-10, Gaussian prior", "ali": "ALI-10", "vae": "VAE-10", "gan": "GAN-10"}
@@ -111,8 +110,7 @@ def build(
 def make_step(method: str, nets: dict[str, nn.Module], settings: Mapping, precision: str) -> Step:
     """The method's Step with `settings` of its config. Raises ValueError naming those that it does not have."""
     config = rival.MODULES[method][1] if method in rival.MODULES else age.AgeConfig
-    if unknown := sorted(settings.keys() - {f.name for f in fields(config)}):
-        raise ValueError(f"{NAMES[method]} has no setting {', '.join(unknown)}")
+    check_settings(NAMES[method], config, settings)
     if method in rival.MODULES:
         return rival.make_step(method, nets, precision, **settings)
     return age.make_step(nets, age.AgeConfig(M=nets["g"].M, prior=prior_of(method), precision=precision, **settings))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from agelib import age, apply, checkpoint, fit, networks, rival, sphere
 from agelib.run import Run
-from agelib.step import Step
+from agelib.step import Step, check_settings
 
 METHODS = ("age", *rival.METHODS)
 
@@ -123,13 +123,10 @@ def train(
     every = max(1, n_steps // snapshots) if snapshots else 0
     step = _keeping(step, snapshots_of, every, places) if every else step
     n_epochs = -(-n_steps // (len(images) // batch_size))
-    try:
-        history = fit.fit(
-            step, images, run=run, n_epochs=n_epochs, max_steps=n_steps, batch_size=batch_size, seed=seed,
-            checkpoint_every_s=checkpoint_every_s,
-        )  # fmt: skip
-    except fit.Diverged as error:
-        return Model(method, prior, nets, status=f"diverged: {error}")
+    schedule = {"n_epochs": n_epochs, "max_steps": n_steps, "batch_size": batch_size, "seed": seed}
+    status, history = fit.attempt(step, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
+    if status != "ok":
+        return Model(method, prior, nets, status=status)
     if "g_ema" in step.modules:
         nets["g"] = step.modules["g_ema"]
     for net in nets.values():
@@ -198,8 +195,7 @@ def reestimate(net: nn.Module, images: np.ndarray, batch_size: int = 250) -> nn.
 def _step(method: str, nets: dict[str, nn.Module], prior: str, precision: str, settings: Mapping[str, Any]) -> Step:
     if method != "age":
         return rival.make_step(method, nets, precision, **settings)
-    if unknown := sorted(set(settings) - {f.name for f in fields(age.AgeConfig)}):
-        raise ValueError(f"age has no setting {', '.join(unknown)}")
+    check_settings("age", age.AgeConfig, settings)
     return age.make_step(nets, age.AgeConfig(M=nets["g"].M, prior=prior, precision=precision, **settings))
 
 

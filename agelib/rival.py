@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 from agelib import apply, fit
 from agelib.baselines import ali, gan, vae
 from agelib.run import Run
-from agelib.step import Step
+from agelib.step import Step, check_settings
 
 MODULES = {"ali": (ali, ali.AliConfig), "vae": (vae, vae.VaeConfig), "gan": (gan, gan.GanConfig)}
 METHODS = tuple(MODULES)
@@ -88,9 +88,7 @@ def make_step(method: str, nets: dict[str, nn.Module], precision: str, **setting
     """
     module, config = MODULES[method]
     given = {name: value for name, value in settings.items() if value is not None}
-    unknown = sorted(given.keys() - {field.name for field in fields(config)})
-    if unknown:
-        raise ValueError(f"{LABELS[method]} has no setting {', '.join(unknown)}")
+    check_settings(LABELS[method], config, given)
     return module.make_step(nets, config(precision=precision, **given))
 
 

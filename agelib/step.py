@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
+
+
+def check_settings(label: str, config: type, settings: Iterable[str]) -> None:
+    """Raise ValueError naming those of `settings` that are no field of the dataclass `config`; label: the method's name."""
+    if unknown := sorted(set(settings) - {f.name for f in fields(config)}):
+        raise ValueError(f"{label} has no setting {', '.join(unknown)}")
 
 
 @dataclass

@@ -50,7 +50,7 @@ ALLOWED = {
     "score_table": {"metrics"},
     "feature_table": {"metrics"},
     "features": {"apply"},
-    "judge": {"checkpoint", "fast", "progress"},
+    "judge": {"apply", "checkpoint", "fast", "progress"},
     "models": {"age", "apply", "checkpoint", "fit", "networks", "rival", "run", "sphere", "step"},
     "likelihood": {"metrics"},
     "trained": {"fit", "step"},

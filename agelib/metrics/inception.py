@@ -93,7 +93,7 @@ def load(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Any:
 def read(net: Any, images: np.ndarray, *, batch_size: int = 50, label: str = "Inception") -> tuple[np.ndarray, np.ndarray]:
     """(class probabilities (N, 1008), features (N, 2048)), float32, of uint8 images (N, 3, H, W); grey images become colour.
 
-    The network enlarges them to 299 x 299 as TensorFlow 1 does; about half a second an image on one processor core.
+    The network enlarges them to 299 x 299 as TensorFlow 1 does; about a quarter of a second an image on one AVX512 core.
     """
     device = next(net.parameters()).device
     x = np.broadcast_to(images, (len(images), 3, *images.shape[2:])) if images.shape[1] == 1 else images
