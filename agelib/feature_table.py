@@ -24,7 +24,7 @@ def differences(cfg: SvmConfig, complete: bool) -> str:
         mine, theirs = getattr(cfg, name), getattr(PUBLISHED, name)
         found += [f"{mine:,} {words} instead of {theirs:,}"] if mine != theirs else []
     found += [] if cfg.Cs == PUBLISHED.Cs else ["another grid for C"]
-    return "; ".join(found + (["larger C left out where they change nothing"] if cfg.patience else []))
+    return "; ".join(found + (["larger C left out where they no longer help"] if cfg.patience else []))
 
 
 def evaluate(

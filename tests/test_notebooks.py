@@ -2,12 +2,15 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from agelib import params, plan
+from agelib import fit, params, plan, rival
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -107,3 +110,24 @@ def test_faithful_runs_switch_every_stabiliser_off():
         for name, spec in plan.read(ROOT / "config" / f"{profile}.yaml").runs.items():
             if name not in left_out and spec.notebook == "01_unconditional":
                 assert {key: spec.params.get(key, "missing") for key in off} == off, (profile, name)
+
+
+def test_two_runs_share_the_rivals_of_one_folder(tmp_path, monkeypatch):
+    (cell,) = [c.source for c in code_cells(ROOT / "notebooks" / "01_unconditional.ipynb") if "rival.train(" in c.source]
+    images = np.random.default_rng(0).integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
+    settings = params.RivalSettings(n_epochs=1, batch_size=8, width=4, M=6)
+
+    def run(name, seed=0):
+        p = SimpleNamespace(out_dir=f"{tmp_path}/{name}", rivals_dir=f"{tmp_path}/shared", rivals={"vae": settings})
+        vars(p).update(seed=seed, precision="fp32", checkpoint_every_s=60.0)
+        seen = {"p": p, "device": "cpu", "train": SimpleNamespace(name="faces", images=images), "rival": rival}
+        exec(cell, seen)
+        return seen["trained"][0].generate(4, torch.Generator().manual_seed(0))
+
+    first = run("a")
+    assert (tmp_path / "shared" / "vae" / "checkpoints").is_dir() and not (tmp_path / "a").exists()
+    trained = fit._Loop.train
+    monkeypatch.setattr(fit._Loop, "train", lambda loop, every: trained(loop, every) if loop.done >= loop.n_steps else 1 / 0)
+    assert np.array_equal(run("b"), first)
+    with pytest.raises(fit.ConfigMismatch, match="seed was 0, is 1"):
+        run("c", seed=1)

@@ -34,6 +34,8 @@ from sklearn.svm import LinearSVC
 from agelib.progress import Progress
 
 Features = Callable[[np.ndarray], np.ndarray]  # uint8 images (n, C, H, W) -> float32 (n, D)
+HELD = 2**27  # features of validation images, numbers, that are kept while C is chosen; larger sets are streamed anew
+WORSE = 0.005  # share of validation images
 ALI_GRID = tuple(float(c) for c in np.exp(np.linspace(-20, 20, 50)))
 
 
@@ -49,8 +51,8 @@ class SvmConfig:
     n_jobs: int = 1  # SVMs trained side by side
     chunk: int = 500  # images turned into features at a time
     max_iter: int = 1000  # passes of one SVM, scikit-learn's default
-    # Leave out larger C after so many values in a row that improve nothing and either fit every labelled image or do not
-    # converge; None: try all.
+    # Leave out larger C after so many values in a row that improve nothing and are worse than the best by more than WORSE,
+    # fit every labelled image, or do not converge; None: try all.
     patience: int | None = None
 
     def __post_init__(self):
@@ -188,16 +190,20 @@ def choose_C(
     """The C of cfg.Cs with the least validation error after training on one labelled set (the least C of several), and the
     errors of all, NaN for those left out. images, labels: of the training split; labelled, valid: indices into them."""
     X, y = _features(features, images, labelled, cfg.chunk), labels[labelled]
+    look, seen, at_once = features, images[valid], max(cfg.patience or len(cfg.Cs), 10)  # a pass over `seen` each
+    if len(valid) * X.shape[1] <= HELD:
+        look, seen, at_once = _as_they_are, _features(features, images, valid, cfg.chunk), cfg.n_jobs
     errors: list[float] = []
-    hopeless = 0  # values in a row that are no better, and after which larger ones change nothing or do not converge
-    step = max(cfg.patience, 10) if cfg.patience else len(cfg.Cs)  # a pass over the validation images each
-    for start in range(0, len(cfg.Cs), step):  # in the order of cfg.Cs
-        models = train_svms(X, y, cfg.Cs[start : start + step], n_jobs=cfg.n_jobs, max_iter=cfg.max_iter)
-        found = predict(features, images[valid], models, chunk=cfg.chunk, tick=tick)
+    hopeless = 0  # values in a row that say that larger ones will not help
+    for start in range(0, len(cfg.Cs), at_once):  # in the order of cfg.Cs
+        models = train_svms(X, y, cfg.Cs[start : start + at_once], n_jobs=cfg.n_jobs, max_iter=cfg.max_iter)
+        tick(start / len(cfg.Cs))
+        found = predict(look, seen, models, chunk=cfg.chunk)
         for model, error in zip(models, (found != labels[valid]).mean(1).tolist(), strict=True):
+            best = min(errors, default=math.inf)
             fitted = bool(((X @ model.coef + model.intercept).argmax(1) == y).all())
-            better = not errors or error < min(errors)
-            hopeless = 0 if better or (model.converged and not fitted) else hopeless + 1
+            worse = error > best + WORSE or (error >= best and (fitted or not model.converged))
+            hopeless = hopeless + 1 if worse else 0
             errors.append(error)
         if cfg.patience and hopeless >= cfg.patience:
             break
@@ -266,6 +272,10 @@ def evaluate(
         f"{label}: {100 * errors.mean():.2f} % wrong (C = {C:.3g}, {cfg.n_draws} draws, {result.dims} dimensions, {taken})"
     )
     return result
+
+
+def _as_they_are(features: np.ndarray) -> np.ndarray:
+    return features
 
 
 def _features(features: Features, images: np.ndarray, ids: np.ndarray, chunk: int) -> np.ndarray:

@@ -140,8 +140,11 @@ def test_chunks_threads_and_interruptions_change_nothing(tmp_path):
         svm.evaluate(lambda batch: 2 * flat(batch), x, y, test_x, test_y, other, folder=tmp_path)
 
 
-def test_patience_leaves_out_only_what_changes_nothing():
-    X, y = blobs(256, 64, apart=6.0)  # well apart: every larger C fits all labelled points
+@pytest.mark.parametrize("held", [svm.HELD, 0])  # validation features kept, or streamed anew
+@pytest.mark.parametrize("apart", [6.0, 1.0])  # well apart: every larger C fits all labelled points; else they overfit
+def test_patience_leaves_out_only_what_no_longer_helps(apart, held, monkeypatch):
+    monkeypatch.setattr(svm, "HELD", held)
+    X, y = blobs(256, 64, apart=apart)
     as_images = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1)  # an image holds its number
 
     def features(batch: np.ndarray) -> np.ndarray:
