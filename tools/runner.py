@@ -267,6 +267,10 @@ def snakemake(plan: Plan, runs: dict[str, dict], targets: list[str], results: Pa
     # This script's lock stands for Snakemake's, which outlives a kill. A failed run's metrics.json stays: it says why.
     command += ["--nolock", "--keep-incomplete", "--latency-wait", "1"]
     command += ["--dry-run"] if dry else []
+    # Runs longer than the average start first, so that no long one is left alone at the end.
+    minutes = {name: plan.runs[name].minutes for name in targets if name in plan.runs}
+    longer = [name for name, taken in minutes.items() if taken > sum(minutes.values()) / len(minutes)]
+    command += ["--prioritize", *(f"{plan.name}/{name}/metrics.json" for name in longer)] if longer else []
     # This interpreter's kernel before any that the user or the system has registered under the same name.
     jupyter = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
     env = os.environ | {MARK: str(results), "JUPYTER_PATH": os.pathsep.join(filter(None, jupyter))}
