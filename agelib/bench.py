@@ -1,7 +1,8 @@
 """Speed of one training iteration, the released way against this library's, measured in turn in one process.
 
-    python -m agelib.bench [--repeats N]       this
-    python -m agelib.bench ais [--repeats N]   annealed importance sampling (agelib/bench_ais.py)
+    python -m agelib.bench [--repeats N]          this
+    python -m agelib.bench ais [--repeats N]      annealed importance sampling (agelib/bench_ais.py)
+    python -m agelib.bench scores [--repeats N]   the SVM protocol and the classifier (agelib/bench_scores.py)
 
 One iteration is 1 encoder and 2 generator updates at batch 64. "Released way": fp32, NCHW, convolutions throughout,
 nothing frozen, Adam tensor by tensor, the C library's default allocator thresholds. "Ours": `age.make_step` as `fit`
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, allocator, bench_ais, color, conditional, fast, fit, losses, networks, rival, sphere
+from agelib import age, allocator, bench_ais, bench_scores, color, conditional, fast, fit, losses, networks, rival, sphere
 from agelib.baselines import ali, gan, vae
 from agelib.run import Run, environment
 from agelib.step import Step
@@ -291,7 +292,7 @@ def loop_overhead(device: torch.device, n_steps: int = 12) -> tuple[float, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m agelib.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=("training", "ais"), default="training")
+    parser.add_argument("what", nargs="?", choices=("training", "ais", "scores"), default="training")
     parser.add_argument("--repeats", type=int, default=7, help="timed iterations of each way (default 7)")
     asked = parser.parse_args()
     repeats = asked.repeats
@@ -303,6 +304,9 @@ def main() -> None:
     print(f"matrix product: fp32 {peaks['fp32']:.2f} TFLOP/s, bf16 {peaks['bf16']:.2f} TFLOP/s; ours runs in {precision}")
     if asked.what == "ais":
         bench_ais.report(device, peaks, repeats)
+        return
+    if asked.what == "scores":
+        bench_scores.report(device, repeats)
         return
     print(f"{'iteration (B=64, 1 e + 2 g)':<30}{'released way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
     for size, M in CASES:

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from agelib import age, bench, bench_ais, color, conditional, networks
-from agelib.metrics import ais
+from agelib import age, bench, bench_ais, bench_scores, color, conditional, networks
+from agelib.metrics import ais, svm_features
 
 
 def test_arithmetic_by_hand():
@@ -124,3 +125,25 @@ def test_arithmetic_of_the_conditional_game_by_hand():
     G = 81 * 4 * 32 * 64**2 + 9 * (32 * 64 * 32**2 + 64 * 128 * 16**2) + 10 * 9 * 128**2 * 16**2 + up + 81 * 32 * 2 * 64**2
     E = 16 * (3 * 64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2 + 256 * 512 * 4**2) + 16 * 512 * 3
     assert bench.conditional_flop(64) == 2 * 64 * (6 * E + 3 * G + 2 * (3 * G + 2 * E))
+
+
+def test_the_scores_benchmark_times_each_part_and_scales_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 10
+    images = (rng.integers(0, 60, (300, 3, 32, 32)) + 19 * labels[:, None, None, None]).astype(np.uint8)
+    taken = iter([{"features": 3.0, "read": 1.5, "fit": 0.5, "plain fit": 4.0}, {"C": 7.0}, {"all": 11.0}])
+    ran = []
+
+    def fake(calls, repeats):
+        for name, call in calls.items():
+            call()
+            ran.append(name)
+        return next(taken)
+
+    monkeypatch.setattr(bench_scores, "seconds_of", fake)
+    cfg = svm_features.SvmConfig(per_class=5, n_valid=50, n_draws=2, Cs=(1e-3, 1e-2))
+    found = bench_scores.measure(images, labels, cfg, 1, torch.device("cpu"))
+    assert ran == ["features", "read", "fit", "plain fit", "C", "all"]
+    assert found["features"] == pytest.approx(1000) and found["read"] == pytest.approx(250)  # 100,000 and 50,000 from 300
+    assert found["protocol"] == pytest.approx(7 + 4 * 50 + 260.32)  # two draws took 11 - 7 seconds; SVHN's test images
+    assert bench_scores.NEAR_BEST[5] == svm_features.ALI_GRID[17]

@@ -57,7 +57,7 @@ ALLOWED = {
     "decoders": {"age", "apply", "networks", "rival", "run", "sphere", "step", "trained"},
     "rival": {"apply", "baselines", "fit", "run", "step"},
 }
-ANYTHING = {"bench", "bench_ais"}
+ANYTHING = {"bench", "bench_ais", "bench_scores"}
 # Third-party package -> the only places that import it.
 ONLY_IN = {
     "matplotlib": {"plotting", "plotting_theory", "plotting_scores", "data.embedded"},

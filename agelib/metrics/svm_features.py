@@ -140,6 +140,11 @@ def reduce_rows(X: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.nd
     return vectors[:, keep] * roots, lambda w: X.T @ (vectors[:, keep] @ (w / roots[:, None]))
 
 
+def plain_svm(C: float, tol: float = 1e-4, max_iter: int = 1000) -> LinearSVC:
+    """The protocol's classifier: squared hinge, L2, one class against the rest, solved in its dual."""
+    return LinearSVC(C=C, dual=True, tol=tol, max_iter=max_iter, random_state=0)
+
+
 def train_svms(
     X: np.ndarray, y: np.ndarray, Cs: tuple[float, ...], *, n_jobs: int = 1, max_iter: int = 1000, tol: float = 1e-4
 ) -> list[Linear]:
@@ -155,7 +160,7 @@ def train_svms(
     A, lift = reduce_rows(X) if len(X) < X.shape[1] else (np.ascontiguousarray(X, np.float64), lambda w: w)
 
     def fit(C: float) -> Linear:
-        svm = LinearSVC(C=C, dual=True, tol=tol, max_iter=max_iter, random_state=0)
+        svm = plain_svm(C, tol, max_iter)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             svm.fit(A, y)
