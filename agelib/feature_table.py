@@ -80,6 +80,14 @@ def answers(
     return {name: on_validation(f"{asked} {name}", features, train, cfg, folder) for name, features in kinds.items()}
 
 
+def in_order(by_answer: Mapping[str, object]) -> dict[str, object]:
+    """`by_answer` by the size of its keys where all are numbers; else as it is, "base" first."""
+    try:
+        return dict(sorted(by_answer.items(), key=lambda item: float(item[0])))
+    except ValueError:
+        return dict(sorted(by_answer.items(), key=lambda item: item[0] != "base"))
+
+
 def label_efficiency(
     kinds: Mapping[str, Features], train: tuple, counts: list[int], cfg: SvmConfig, folder: str | Path | None = None
 ) -> dict[str, dict[int, tuple[float, float]]]:

@@ -104,6 +104,11 @@ def test_validation_errors_are_those_of_the_validation_images(sets):
     assert feature_table.answers("asked", {"raw": pixels}, sets, CFG) == {"raw": (mean, std)}
 
 
+def test_answers_are_shown_by_size_or_after_base():
+    assert list(feature_table.in_order({"16": 1, "256": 2, "64": 3})) == ["16", "64", "256"]
+    assert list(feature_table.in_order({"0.5": 1, "1": 2, "base": 3})) == ["base", "0.5", "1"]
+
+
 def test_label_efficiency_takes_the_whole_pool_once(sets):
     curve = feature_table.label_efficiency({"raw": pixels}, sets, [2, 30], CFG)["raw"]
     assert list(curve) == [6, 90] and curve[90][1] == 0  # one draw
