@@ -2,7 +2,7 @@
 
     python -m agelib.bench scores [--repeats N]
 
-Features are those of the published encoder (32 px, M = 128, 8,960 dimensions) at its initial weights, BatchNorm statistics
+Features are those of the published encoder (32 px, M = 128, 7,296 dimensions) at its initial weights, BatchNorm statistics
 from the images; images are the embedded `house_numbers`. Plain: scikit-learn's LinearSVC on the features themselves.
 """
 
@@ -70,7 +70,7 @@ def report(device: torch.device, repeats: int) -> None:
     cfg = SvmConfig(n_draws=5, Cs=NEAR_BEST, n_jobs=torch.get_num_threads())
     found = measure(train.images, train.labels, cfg, repeats, device)
     faster = found["plain fit"] / found["fit"]
-    print(f"features of {N_FEATURES:,} images, 8,960 dimensions   {found['features']:7.1f} s")
+    print(f"features of {N_FEATURES:,} images, 7,296 dimensions   {found['features']:7.1f} s")
     print(f"one SVM, 1,000 labels, plain              {found['plain fit']:7.2f} s")
     print(f"one SVM, 1,000 labels, in its row space   {found['fit']:7.2f} s   {faster:.1f} x plain")
     print(f"{len(cfg.Cs)} values of C, {N_DRAWS} draws (from {cfg.n_draws})       {found['protocol'] / 60:7.1f} min")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from agelib import age, bench, bench_ais, bench_scores, color, conditional, networks
+from agelib import age, bench, bench_ais, bench_scores, color, conditional, features, networks
 from agelib.metrics import ais, svm_features
 
 
@@ -147,3 +147,5 @@ def test_the_scores_benchmark_times_each_part_and_scales_it(monkeypatch):
     assert found["features"] == pytest.approx(1000) and found["read"] == pytest.approx(250)  # 100,000 and 50,000 from 300
     assert found["protocol"] == pytest.approx(7 + 4 * 50 + 260.32)  # two draws took 11 - 7 seconds; SVHN's test images
     assert bench_scores.NEAR_BEST[5] == svm_features.ALI_GRID[17]
+    e = networks.build(32, 128)["e"]
+    assert features.of_age(e)(images[:2]).shape == (2, 7296)  # the dimensions that the benchmark names
