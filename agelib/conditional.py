@@ -63,7 +63,7 @@ class ColorGenerator(nn.Module):
 
     def forward(self, z: Tensor, L: Tensor) -> Tensor:
         check(z, L, self.M)
-        return torch.tanh(self.layers(with_maps(z, L)).float())
+        return torch.tanh(self.layers(networks.with_maps(z, L)).float())
 
 
 class Residual(nn.Module):
@@ -94,12 +94,6 @@ class ColorEncoder(nn.Module):
 
     def forward(self, x: Tensor, L: Tensor) -> Tensor:
         return self.net(torch.cat([L, self.ab_gain * x], 1))
-
-
-def with_maps(z: Tensor, L: Tensor) -> Tensor:
-    """L (B, 1, H, W) and the code's M coordinates as constant maps, (B, 1 + M, H, W), channels last."""
-    maps = z.to(L.dtype)[:, :, None, None].expand(-1, -1, *L.shape[2:])
-    return torch.cat([L, maps], 1).contiguous(memory_format=torch.channels_last)
 
 
 def check(z: Tensor, L: Tensor, M: int) -> None:

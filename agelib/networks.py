@@ -174,6 +174,12 @@ def _check(size: int, M: int, channels: int, width: int) -> None:
         raise ValueError(f"need M >= 1 and width >= 1, got M={M}, width={width}")
 
 
+def with_maps(z: Tensor, L: Tensor) -> Tensor:
+    """L (B, 1, H, W) and the code's M coordinates as constant maps, (B, 1 + M, H, W), channels last."""
+    maps = z.to(L.dtype)[:, :, None, None].expand(-1, -1, *L.shape[2:])
+    return torch.cat([L, maps], 1).contiguous(memory_format=torch.channels_last)
+
+
 def initialise(module: nn.Module) -> None:
     """Released initialisation: conv weights N(0, 0.02), BatchNorm weights N(1, 0.02), BatchNorm biases 0.
 

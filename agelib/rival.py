@@ -127,14 +127,14 @@ def train(
     found, history, label = [], [], LABELS[method]
     stages = [("train", n_epochs, label), ("more", more_epochs, f"{label} longer")]
     for stage, epochs, name in stages[: 2 if more_epochs else 1]:
-        try:
-            history = fit.fit(
-                step, train_set.images, run=run, n_epochs=epochs, batch_size=batch_size, stage=stage,
-                seed=seed + (stage == "more"), max_steps=max_steps, history=history, checkpoint_every_s=checkpoint_every_s,
-            )  # fmt: skip
-        except fit.Diverged as error:
-            found.append(Rival(name, method, None, None, epochs, 0, 0.0, f"diverged: {error}", history))
+        status, rows = fit.attempt(
+            step, train_set.images, run=run, n_epochs=epochs, batch_size=batch_size, stage=stage,
+            seed=seed + (stage == "more"), max_steps=max_steps, history=history, checkpoint_every_s=checkpoint_every_s,
+        )  # fmt: skip
+        if status != "ok":
+            found.append(Rival(name, method, None, None, epochs, 0, 0.0, status, history))
             break
+        history = rows
         g, e = (copy.deepcopy(step.modules.get(f"{name}_ema", nets.get(name))) for name in "ge")
         seconds = sum({row["stage"]: row["seconds"] for row in history}.values())
         total = n_epochs + (more_epochs if stage == "more" else 0)

@@ -25,7 +25,7 @@ def test_parameter_counts_of_the_fact_sheet():
 def test_the_code_enters_as_constant_maps_beside_the_lightness():
     L = torch.arange(32.0).view(2, 1, 4, 4)
     z = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    maps = conditional.with_maps(z, L)
+    maps = networks.with_maps(z, L)
     assert maps.shape == (2, 3, 4, 4) and torch.equal(maps[:, :1], L)
     assert (maps[0, 1] == 1).all() and (maps[0, 2] == 2).all() and (maps[1, 1] == 3).all() and (maps[1, 2] == 4).all()
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agelib import color, fast, losses, sphere
+from agelib import color, fast, losses, networks, sphere
 from agelib.step import Step
 
 WIDTHS = {64: (1, 2, 4, 8, 8, 8), 32: (1, 2, 4, 8, 8)}  # of the U-Net's levels, in units of `width`
@@ -75,7 +75,7 @@ class UNet(nn.Module):
         if z.shape != (len(L), self.M) or L.shape[1:] != (1, self.size, self.size):
             want = f"noise (B, {self.M}) and lightness (B, 1, {self.size}, {self.size})"
             raise ValueError(f"the U-Net takes {want}, got {tuple(z.shape)} and {tuple(L.shape)}")
-        x = torch.cat([L, z.to(L.dtype)[:, :, None, None].expand(-1, -1, *L.shape[2:])], 1)
+        x = networks.with_maps(z, L)
         found = []
         for layer in self.down:
             x = layer(x)
