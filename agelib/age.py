@@ -46,6 +46,7 @@ class AgeConfig:
     beta2: float = 0.999
     recon_x_in_g: float = 0.0  # weight of L_X in the generator's loss; the paper's answer is 0
     margin: float | None = None  # stabiliser: the encoder's KL(ex) - KL(egz) stops counting below -margin
+    extra_kl_real: float = 0.0  # stabiliser: KL(ex) once more in the encoder's loss, with this weight, outside the margin
     ema: float = 0.0  # stabiliser: decay a step of an averaged generator "g_ema" for samples; 0: none
     precision: str = "auto"  # fp32 | bf16 | auto: bf16 where the processor multiplies it natively
 
@@ -127,7 +128,7 @@ def make_step(
         if cfg.margin is not None:
             gap = gap.clamp_min(-cfg.margin)
         opt_e.zero_grad()
-        (adversarial * gap + cfg.mu_per_pixel_mean * l_x).backward()
+        (adversarial * (gap + cfg.extra_kl_real * kl_real) + cfg.mu_per_pixel_mean * l_x).backward()
         opt_e.step()
         return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "var_real": losses.moments(ex.detach())[1].mean()}
 

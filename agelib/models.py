@@ -82,14 +82,15 @@ class _Counter(nn.Module):
 def build(
     method: str, dataset: str, images: np.ndarray, *, width: float | None = None, M: int | None = None,
     prior: str = "sphere", noisy_code: float = 0.0, in_bias: bool = False, mean_bias: bool = False,
-    device: torch.device | str = "cpu",
+    dropout: float | None = None, init: str | None = None, device: torch.device | str = "cpu",
 ) -> dict[str, nn.Module]:  # fmt: skip
     """The networks of `method` for images (N, C, H, W); width, M: as `rival.build`, for AGE default 64 and 128.
 
-    noisy_code: sigma of `NoisyCode`, AGE alone, 0: none. in_bias, mean_bias: stabilisers of AGE, see notebook 01.
+    noisy_code: sigma of `NoisyCode`, AGE alone, 0: none. in_bias, mean_bias: stabilisers of AGE, see notebook 01;
+    dropout, init: of ALI.
     """
     if method != "age":
-        return rival.build(method, dataset, images, width=width, M=M, device=device)
+        return rival.build(method, dataset, images, width=width, M=M, dropout=dropout, init=init, device=device)
     look = {"channels": images.shape[1], "width": int(width or 64), "prior": prior, "in_bias": in_bias}
     nets = networks.build(images.shape[3], M or 128, out_bias=mean_bias, device=device, **look)
     if mean_bias:
@@ -109,12 +110,14 @@ def train(
     intervals, the weights of one network (snapshots_of) are kept, the last at the end. Raises ValueError for a setting that
     the method lacks.
     """
-    of_nets = {"width", "M", "prior", "noisy_code", "in_bias", "mean_bias"}
+    of_age, of_ali = {"prior", "noisy_code", "in_bias", "mean_bias"}, {"dropout", "init"}
+    of_nets = {"width", "M"} | of_age | of_ali
     given = {k: v for k, v in settings.items() if v is not None}
     look = {k: given[k] for k in given if k in of_nets}
     rest = {k: given[k] for k in given if k not in of_nets}
     prior = look.get("prior", "sphere") if method == "age" else "gaussian"
-    if unknown := sorted(set(look) - {"width", "M"}) if method != "age" else []:
+    foreign = {"age": of_ali, "ali": of_age}.get(method, of_age | of_ali)
+    if unknown := sorted(set(look) & foreign):
         raise ValueError(f"{method} has no setting {', '.join(unknown)}")
     run = Run(folder, {"method": method, "dataset": dataset, "n_steps": n_steps, "seed": seed} | given, seed=seed)
     nets = build(method, dataset, images, device=device, **look)

@@ -44,6 +44,8 @@ class RivalSettings(BaseModel):
     batch_size: int = Field(default=64, ge=2)
     width: float | None = Field(default=None, gt=0)
     M: int | None = Field(default=None, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    init: Literal["released", "he"] | None = None
     lr: float | None = Field(default=None, gt=0)
     d_lr: float | None = Field(default=None, gt=0)
     noise: float | None = Field(default=None, ge=0)
@@ -224,6 +226,8 @@ class ModelSettings(_Settings):
     lr: float | None = Field(default=None, gt=0)
     drop_lr: int | None = Field(default=None, ge=0)
     ema: float | None = Field(default=None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    init: Literal["released", "he"] | None = None
     d_lr: float | None = Field(default=None, gt=0)
     noise: float | None = Field(default=None, ge=0)
 

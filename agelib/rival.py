@@ -59,20 +59,31 @@ class Rival:
 
 
 def build(
-    method: str, dataset: str, images: np.ndarray, *, width: float | None, M: int | None, device: torch.device | str
+    method: str,
+    dataset: str,
+    images: np.ndarray,
+    *,
+    width: float | None,
+    M: int | None,
+    dropout: float | None = None,
+    init: str | None = None,
+    device: torch.device | str,
 ) -> dict[str, nn.Module]:
     """The networks of `method` for images (N, C, H, W) of `dataset`, the last bias at the data's mean where ALI has it so.
 
     width: channels of the narrowest layer for vae and gan (default 64), a factor for ali (default 1). M: default the
-    method's own (ali by data set, vae 64, gan 100). Raises ValueError for what there are no networks for, naming what
-    there is.
+    method's own (ali by data set, vae 64, gan 100). dropout, init: ALI's alone, see `ali.build`. Raises ValueError for what
+    there are no networks for, naming what there is, and for a setting that the method does not have.
     """
     channels, size = images.shape[1], images.shape[3]
+    alone = {name: value for name, value in {"dropout": dropout, "init": init}.items() if value is not None}
     if method == "ali":
-        nets = ali.build(dataset, size, channels=channels, width=width or 1.0, M=M, device=device)
+        nets = ali.build(dataset, size, channels=channels, width=width or 1.0, M=M, device=device, **alone)
         mean = torch.from_numpy(images[:500].mean(0) / 127.5 - 1).float()
         nets["g"].set_mean(mean.to(device))
         return nets
+    if alone and method in METHODS:
+        raise ValueError(f"{LABELS[method]} has no setting {', '.join(alone)}")
     if method == "vae":
         return vae.build(size, M or 64, channels=channels, width=int(width or 64), device=device)
     if method == "gan":
@@ -102,6 +113,8 @@ def train(
     batch_size: int = 64,
     width: float | None = None,
     M: int | None = None,
+    dropout: float | None = None,
+    init: str | None = None,
     lr: float | None = None,
     d_lr: float | None = None,
     noise: float | None = None,
@@ -115,14 +128,15 @@ def train(
     """Train `method` on `train_set` (an ImageSet) in the run directory `folder`, or take from there what is trained.
 
     Returns the rival after n_epochs and, if more_epochs > 0, the same training more_epochs later, which stands for the
-    paper's "converged" if it is long enough. max_steps bounds each of the two. d_lr, noise and ema are ALI's stabilisers;
-    with ema the averaged networks are the rival's. A training that diverges gives a rival without networks whose status
-    says so.
+    paper's "converged" if it is long enough. max_steps bounds each of the two. dropout, init, d_lr, noise and ema are
+    ALI's stabilisers; with ema the averaged networks are the rival's. A training that diverges gives a rival without
+    networks whose status says so.
     """
-    config = {"method": method, "dataset": train_set.name, "width": width, "M": M, "batch_size": batch_size}
+    look = {"width": width, "M": M, "dropout": dropout, "init": init}
+    config = {"method": method, "dataset": train_set.name, "batch_size": batch_size} | look
     settings = {"lr": lr, "d_lr": d_lr, "noise": noise, "ema": ema}
     run = Run(folder, config | settings | {"n_epochs": n_epochs, "more_epochs": more_epochs, "seed": seed}, seed=seed)
-    nets = build(method, train_set.name, train_set.images, width=width, M=M, device=device)
+    nets = build(method, train_set.name, train_set.images, device=device, **look)
     step = make_step(method, nets, precision, **settings)
     found, history, label = [], [], LABELS[method]
     stages = [("train", n_epochs, label), ("more", more_epochs, f"{label} longer")]

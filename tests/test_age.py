@@ -162,6 +162,22 @@ def test_margin_stops_the_divergence_gradient():
     assert moved(before, nets["e"])
 
 
+def test_extra_kl_real_pulls_real_codes_where_the_margin_binds():
+    """By hand: the encoder's gradient beside a margin that always binds is extra_kl_real times that of KL(ex) alone."""
+    gradients = {}
+    for weight in (0.0, 0.5):
+        nets, cfg, x = setup(margin=-100.0, mu=0.0, extra_kl_real=weight)
+        step = age.make_step(nets, cfg)
+        step(x)
+        gradients[weight] = [p.grad.clone() for p in nets["e"].parameters()]
+    assert all(not g.any() for g in gradients[0.0])
+    nets, cfg, x = setup()
+    nets["e"].train()
+    (0.5 * age.divergence(cfg)(nets["e"](x))).backward()
+    for got, p in zip(gradients[0.5], nets["e"].parameters(), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_generator_average():
     nets, cfg, x = setup(ema=0.9)
     step = age.make_step(nets, cfg)

@@ -97,6 +97,9 @@ def test_an_age_of_another_run_is_taken_as_it_is(tmp_path):
     [
         ("gan", {"prior": "gaussian"}, "gan has no setting prior"),
         ("age", {"d_lr": 1.0}, "age has no setting d_lr"),
+        ("age", {"init": "he"}, "age has no setting init"),
+        ("gan", {"dropout": 0.1, "mean_bias": True}, "gan has no setting dropout, mean_bias"),
+        ("ali", {"in_bias": True}, "ali has no setting in_bias"),
         ("gan", {"lam": 1.0}, "GAN has no setting lam"),
         ("pix", {}, "unknown rival 'pix'"),
     ],

@@ -74,6 +74,14 @@ def test_what_there_are_no_networks_for_stops_at_once(tmp_path, method, size, me
         rival.train(method, SimpleNamespace(name="house_numbers", images=images), tmp_path, n_epochs=1, batch_size=4)
 
 
+def test_ali_alone_is_built_with_a_dropout_and_an_init():
+    nets = rival.build("ali", "faces", SET.images, width=0.125, M=4, dropout=0.0, init="he", device="cpu")
+    assert {m.p for m in nets["d"].modules() if isinstance(m, torch.nn.Dropout)} == {0}
+    assert nets["d"].z_layers[1].weight.std().item() == pytest.approx((2 / 4) ** 0.5, rel=0.2)
+    with pytest.raises(ValueError, match="VAE has no setting dropout, init"):
+        rival.build("vae", "faces", SET.images, width=4, M=4, dropout=0.0, init="he", device="cpu")
+
+
 def test_settings_reach_the_method_and_others_are_refused():
     nets = rival.build("ali", "house_numbers", IMAGES, width=0.125, M=4, device="cpu")
     step = rival.make_step("ali", nets, "fp32", lr=1e-3, d_lr=2e-4, noise=0.1, ema=0.9)

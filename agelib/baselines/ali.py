@@ -86,6 +86,7 @@ SPECS = {
         64, 256, (*_TINY, (1, 1, 2048), (1, 1, 2048)), _TINY_G, _TINY, (2048, 2048), (4096, 4096), (2048, 256), z_bias=True
     ),
 }  # fmt: skip
+INITS = ("released", "he")
 SIZES = {32: "svhn", 64: "celeba"}  # the networks for a data set that ALI did not use, by image size
 
 
@@ -175,10 +176,10 @@ class Discriminator(nn.Module):
 
     Dropout on inputs: with LeakyReLU 0.2 on every layer. With maxout (CIFAR-10) 0.2 on the two first layers, and 0.5 on
     the inputs that the code's index arithmetic reaches: the second and fifth convolution, the third maxout, D(z)'s
-    second layer and the joint layers.
+    second layer and the joint layers. dropout: one rate in all these places instead; None: these.
     """
 
-    def __init__(self, spec: Spec, M: int, channels: int, width: float):
+    def __init__(self, spec: Spec, M: int, channels: int, width: float, dropout: float | None = None):
         super().__init__()
         half = 2 if spec.maxout else 1
         rate = (lambda reached: 0.5 * reached) if spec.maxout else (lambda reached: spec.dropout)
@@ -209,6 +210,9 @@ class Discriminator(nn.Module):
             self.joint_layers.append(Maxout() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
             c_in = c_out // half
         self.joint_layers.extend([nn.Dropout(rate(True)), nn.Linear(c_in, 1)])
+        for m in self.modules():
+            if isinstance(m, nn.Dropout) and dropout is not None:
+                m.p = dropout
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         both = torch.cat([self.x_layers((x + 1) / 2), self.z_layers(z)], 1)
@@ -223,13 +227,26 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=0.05)
 
 
-def initialise(module: nn.Module) -> None:
-    """Weights N(0, 0.01), biases 0, BatchNorm 1 and 0, as released."""
+def initialise(module: nn.Module, init: str = "released") -> None:
+    """Weights N(0, 0.01), biases 0, BatchNorm 1 and 0, as released; init="he": weights of deviation sqrt(2/fan-in), but for
+    an image's last layer.
+
+    With 0.01 the layers without BatchNorm shrink what passes them by 0.01 sqrt(fan-in): the discriminator's way from the
+    code, 0.16 and 0.23 a layer at the published widths (before LeakyReLU), by a tenth of that and less in narrow networks
+    with short codes, which then take thousands of iterations to see the code at all.
+    """
+    if init not in INITS:
+        raise ValueError(f"unknown init {init!r}; valid: {', '.join(INITS)}")
     for m in module.modules():
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.normal_(m.weight, 0.0, 0.01)
+            if init == "he":
+                nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+            else:
+                nn.init.normal_(m.weight, 0.0, 0.01)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+    if isinstance(module, Generator):
+        nn.init.normal_(module.layers[-2].weight, 0.0, 0.01)
 
 
 def build(
@@ -239,21 +256,24 @@ def build(
     channels: int = 3,
     width: float = 1.0,
     M: int | None = None,
+    dropout: float | None = None,
+    init: str = "released",
     device: torch.device | str = "cpu",
 ) -> dict[str, nn.Module]:
     """{"g", "e", "d"} for `dataset` at `size` px, channels_last on `device`, initialised from torch's global RNG.
 
-    width: factor on every hidden layer's channels, 1 for ALI's own. M: dimensions of z, default ALI's. Raises ValueError
-    for a size or a number of channels that there are no networks for.
+    width: factor on every hidden layer's channels, 1 for ALI's own. M: dimensions of z, default ALI's. Stabilisers for
+    narrow networks: dropout, the discriminator's, default ALI's; init, see `initialise`. Raises ValueError for a size or a
+    number of channels that there are no networks for.
     """
     spec = spec_for(dataset, size)
     if channels not in (1, 3) or width <= 0:
         raise ValueError(f"ALI's networks take 1 or 3 channels and width > 0, got {channels} and {width}")
     M = M or spec.M
     e = networks.GaussianCode(EncoderMapping(spec, M, channels, width), sampled=True)
-    nets = {"g": Generator(spec, M, channels, width), "e": e, "d": Discriminator(spec, M, channels, width)}
+    nets = {"g": Generator(spec, M, channels, width), "e": e, "d": Discriminator(spec, M, channels, width, dropout)}
     for net in nets.values():
-        initialise(net)
+        initialise(net, init)
     return {name: net.to(device, memory_format=torch.channels_last) for name, net in nets.items()}
 
 

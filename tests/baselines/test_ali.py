@@ -203,3 +203,29 @@ def test_the_averages_follow_generator_and_encoder_and_train_nothing():
     assert not any(p.requires_grad for p in step.modules["e_ema"].parameters())
     with pytest.raises(ValueError, match="need 0 <= ema < 1"):
         ali.AliConfig(ema=1.0)
+
+
+def test_he_weights_keep_the_code_visible_to_a_narrow_discriminator():
+    """By hand: N(0, 0.01) passes a code of 8 dimensions through D(z)'s two layers of 128 with deviation about
+    0.01 sqrt(8) * 0.01 sqrt(128 / 2) = 0.0023, weights of deviation sqrt(2 / fan-in) with sqrt(2) * sqrt(2 / 2) = 1.4."""
+    deviation = {}
+    for init in ali.INITS:
+        torch.manual_seed(0)
+        nets = ali.build("svhn", 32, width=0.25, M=8, init=init)
+        z_linear = [m for m in nets["d"].z_layers.eval() if not isinstance(m, torch.nn.LeakyReLU)]
+        assert [m.out_features for m in z_linear if isinstance(m, torch.nn.Linear)] == [128, 128]
+        with torch.no_grad():
+            deviation[init] = nets["d"].z_layers[:-1](torch.randn(1000, 8)).std().item()
+        assert nets["g"].layers[-2].weight.std().item() == pytest.approx(0.01, rel=0.3)  # an image starts at its mean
+    assert deviation == {"released": pytest.approx(0.0023, rel=0.3), "he": pytest.approx(1.4, rel=0.3)}
+    with pytest.raises(ValueError, match="unknown init 'xavier'; valid: released, he"):
+        ali.build("svhn", 32, init="xavier")
+
+
+def test_dropout_replaces_every_rate():
+    def rates(**settings):
+        d = ali.build("cifar10", 32, width=0.125, **settings)["d"]
+        return {m.p for m in d.modules() if isinstance(m, torch.nn.Dropout)}
+
+    assert rates() == {0, 0.2, 0.5}
+    assert rates(dropout=0.05) == {0.05}
