@@ -249,6 +249,7 @@ def epoch_times(
         epoch[name] = statistics.median(each)
         updates = f"1 e + {n_g_steps} g updates" if name == "AGE" else "simultaneous updates"
         about = {"model": name, "protocol": f"{size} px, B {B}, {updates}, published width; {n_images} images"}
+        about |= {"note": "no stabilisers" if name == "AGE" else ""}
         spread = {"std": statistics.pstdev(each), "n": repeats}
         rows.append(about | spread | {"metric": "seconds per epoch", "value": epoch[name]})
         rows.append(about | {"metric": "GFLOP per image", "value": flop[name] / 1e9})

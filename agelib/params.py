@@ -73,6 +73,7 @@ class Unconditional(_Notebook):
     drop_lr: int = Field(ge=0)
     recon_x_in_g: float = Field(ge=0)
     margin: float | None
+    extra_kl_real: float = Field(ge=0)
     spectral_norm: bool
     in_bias: bool
     ema: float = Field(ge=0, lt=1)
@@ -93,6 +94,20 @@ class Unconditional(_Notebook):
     precision: Literal["auto", "fp32", "bf16"]
     checkpoint_every_s: float = Field(ge=0)
     reference: str
+
+    def stabilisers(self) -> str:
+        """What this run switches on that the paper does not have, for titles and the rows' notes; "" for none."""
+        used = {
+            f"margin {self.margin}": self.margin is not None,
+            f"extra KL real {self.extra_kl_real:g}": self.extra_kl_real,
+            "spectral norm": self.spectral_norm,
+            "bias in the encoder's first layer": self.in_bias,
+            f"averaged generator {self.ema:g}": self.ema,
+            "last bias at the data's mean": self.mean_bias,
+            f"encoder of width {self.e_width}": self.e_width not in (None, self.width),
+        }
+        names = [name for name, on in used.items() if on]
+        return f"stabilisers: {', '.join(names)}" if names else ""
 
 
 class _Settings(BaseModel):
@@ -117,6 +132,7 @@ class DecoderSettings(_Settings):
     lam: float | None = Field(default=None, ge=0)
     mu: float | None = Field(default=None, ge=0)
     margin: float | None = None
+    extra_kl_real: float | None = Field(default=None, ge=0)
     n_g_steps: int | None = Field(default=None, ge=1)
     drop_lr: int | None = Field(default=None, ge=0)
     ema: float | None = Field(default=None, ge=0, lt=1)
@@ -173,6 +189,7 @@ class ColorizerSettings(_Settings):
     mu: float | None = Field(default=None, ge=0)
     n_g_steps: int | None = Field(default=None, ge=1)
     margin: float | None = None
+    extra_kl_real: float | None = Field(default=None, ge=0)
     ema: float | None = Field(default=None, ge=0, lt=1)
     objective: Literal["released", "paper"] | None = None
     recon_x_in_g: float | None = Field(default=None, ge=0)
@@ -222,6 +239,7 @@ class ModelSettings(_Settings):
     lam: float | None = Field(default=None, ge=0)
     mu: float | None = Field(default=None, ge=0)
     margin: float | None = None
+    extra_kl_real: float | None = Field(default=None, ge=0)
     n_g_steps: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     drop_lr: int | None = Field(default=None, ge=0)

@@ -24,14 +24,15 @@ LABELS = {"ali": "ALI", "vae": "VAE", "gan": "GAN"}
 class Rival:
     """One trained rival of METHODS. g: codes -> images; e: images -> codes, None for a GAN; both None if training diverged.
 
-    n_epochs, n_steps: how long it was trained; seconds: how long that took; status: "ok", or "diverged: " and why.
+    n_epochs, n_steps: how long it was trained, passes over the data to a tenth and iterations; seconds: how long that
+    took; status: "ok", or "diverged: " and why.
     """
 
     name: str
     method: str
     g: nn.Module | None
     e: nn.Module | None
-    n_epochs: int
+    n_epochs: float
     n_steps: int
     seconds: float
     status: str = "ok"
@@ -40,12 +41,12 @@ class Rival:
     @property
     def label(self) -> str:
         """The name with the time of training, or what became of it."""
-        taken = f": {self.n_epochs} epochs, {self.n_steps} iterations, {self.seconds:.0f} s"
+        taken = f": {self.n_epochs:g} epochs, {self.n_steps} iterations, {self.seconds:.0f} s"
         return self.name + (taken if self.status == "ok" else f" {self.status}")
 
     def row(self) -> dict:
         """The row of metrics.json that says how long the training took, or that it diverged."""
-        about = {"model": self.name, "metric": "training seconds", "protocol": f"{self.n_epochs} epochs, no evaluation"}
+        about = {"model": self.name, "metric": "training seconds", "protocol": f"{self.n_epochs:g} epochs, no evaluation"}
         ok = self.status == "ok"
         return about | {"value": self.seconds if ok else None, "note": "" if ok else self.status}
 
@@ -151,7 +152,7 @@ def train(
         history = rows
         g, e = (copy.deepcopy(step.modules.get(f"{name}_ema", nets.get(name))) for name in "ge")
         seconds = sum({row["stage"]: row["seconds"] for row in history}.values())
-        total = n_epochs + (more_epochs if stage == "more" else 0)
-        found.append(Rival(name, method, g, e, total, history[-1]["step"], seconds, "ok", history))
+        passes = round(history[-1]["epoch"], 1)  # fewer than asked for where max_steps ends it
+        found.append(Rival(name, method, g, e, passes, history[-1]["step"], seconds, "ok", history))
     return found
 

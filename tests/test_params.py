@@ -1,5 +1,7 @@
 import dataclasses
+from pathlib import Path
 
+import nbformat
 import pytest
 
 from agelib import params
@@ -47,3 +49,19 @@ def test_relative_paths_count_from_the_repository_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "notebooks")
     assert params.read(params.Summary, dict(GOOD)).out_dir == "../o"
     assert params.read(params.Summary, GOOD | {"out_dir": "/abs"}).out_dir == "/abs"
+
+
+def test_stabilisers_are_named_and_a_faithful_run_has_none():
+    notebook = nbformat.read(Path(__file__).parent.parent / "notebooks" / "01_unconditional.ipynb", 4)
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    given = {}
+    exec(cell.source, {}, given)
+    off = {"margin": None, "e_width": None, "in_bias": False, "mean_bias": False, "ema": 0, "spectral_norm": False}
+
+    def named(**settings):
+        return params.read(params.Unconditional, given | off | settings).stabilisers()
+
+    assert named() == named(width=8, e_width=8) == ""
+    three = "stabilisers: margin 0.5, extra KL real 0.3, encoder of width 16"
+    assert named(margin=0.5, extra_kl_real=0.3, width=8, e_width=16) == three
+    assert len(named(ema=0.99, in_bias=True, mean_bias=True, spectral_norm=True).split(", ")) == 4
