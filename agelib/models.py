@@ -130,8 +130,7 @@ def train(
     status, history = fit.attempt(step, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
     if status != "ok":
         return Model(method, prior, nets, status=status)
-    if "g_ema" in step.modules:
-        nets["g"] = step.modules["g_ema"]
+    nets |= {name: step.modules[f"{name}_ema"] for name in nets if f"{name}_ema" in step.modules}
     for net in nets.values():
         net.eval().requires_grad_(False)
     kept = {int(path.stem): path for path in sorted(places.glob("*.safetensors"))} if every else {}
