@@ -33,7 +33,8 @@ def test_every_method_is_trained_kept_and_generates(method, tmp_path, monkeypatc
 def test_averaged_networks_are_the_model(tmp_path):
     model = models.train("ali", "none", IMAGES, tmp_path, ema=0.9, **SMALL, **OF["ali"])
     for name in "ge":
-        kept, last = (checkpoint.load_weights(tmp_path / f"checkpoints/train/{name}{which}.safetensors") for which in ("_ema", ""))
+        paths = (tmp_path / f"checkpoints/train/{name}{which}.safetensors" for which in ("_ema", ""))
+        kept, last = map(checkpoint.load_weights, paths)
         state = model.nets[name].state_dict()
         assert all(torch.equal(state[key], kept[key]) for key in kept)
         assert any(not torch.equal(state[key], last[key]) for key in last)
