@@ -100,6 +100,8 @@ def test_each_claims_run_differs_from_base_in_one_thing():
         changed.setdefault(variant, []).append({k for k in base if k != "seed" and spec.params[k] != base[k]})
         assert spec.params.keys() == base.keys()
     assert all(len(seeds) == 3 for seeds in changed.values())
+    fair = changed.pop("gaussian_fair")
+    assert fair == [{"prior", "lam"}] * 3 and runs["gaussian_fair-seed0"].params["lam"] == base["lam"] / base["M"]
     assert all(len(keys) == (variant != "base") for variant, seeds in changed.items() for keys in seeds)
 
 
