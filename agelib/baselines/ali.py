@@ -245,8 +245,8 @@ def initialise(module: nn.Module, init: str = "released") -> None:
                 nn.init.normal_(m.weight, 0.0, 0.01)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-    if isinstance(module, Generator):
-        nn.init.normal_(module.layers[-2].weight, 0.0, 0.01)
+    if init == "he" and isinstance(module, Generator):
+        nn.init.normal_(module.layers[-2].weight, 0.0, 0.01)  # its images start at the mean
 
 
 def build(
