@@ -54,8 +54,8 @@ class AgeConfig:
         for name, valid in (("objective", OBJECTIVES), ("divergence", DIVERGENCES), ("prior", sphere.PRIORS)):
             if getattr(self, name) not in valid:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}")
-        if self.n_g_steps < 1 or self.drop_lr < 0 or not 0 <= self.ema < 1 or self.M < 1:
-            raise ValueError("need M >= 1, n_g_steps >= 1, drop_lr >= 0 and 0 <= ema < 1")
+        if self.n_g_steps < 1 or self.drop_lr < 0 or not 0 <= self.ema < 1 or self.M < 1 or self.extra_kl_real < 0:
+            raise ValueError("need M >= 1, n_g_steps >= 1, drop_lr >= 0, 0 <= ema < 1 and extra_kl_real >= 0")
 
     @property
     def lam_per_sample(self) -> float:

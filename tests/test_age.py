@@ -178,6 +178,11 @@ def test_extra_kl_real_pulls_real_codes_where_the_margin_binds():
         torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)
 
 
+def test_a_negative_weight_of_the_extra_divergence_is_refused():
+    with pytest.raises(ValueError, match="extra_kl_real >= 0"):
+        age.AgeConfig(extra_kl_real=-1.0)
+
+
 def test_generator_average():
     nets, cfg, x = setup(ema=0.9)
     step = age.make_step(nets, cfg)
