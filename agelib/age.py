@@ -27,6 +27,7 @@ from agelib.step import Step
 
 OBJECTIVES = ("released", "paper")
 DIVERGENCES = ("gaussian", "nearest")
+RECON_X = {"l1": losses.recon_x_l1, "l2": losses.recon_x_l2}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class AgeConfig:
     objective: str = "released"  # released: kl_released, cosine L_Z | paper: eq. 7, squared L2 (module docstring)
     divergence: str = "gaussian"  # gaussian: fitted diagonal Gaussian | nearest: Kozachenko-Leonenko
     lam: float = 1000.0  # released scale; lam_per_sample is its weight on |z - egz|^2
-    mu: float = 10.0  # on the mean absolute pixel difference, pixels in [-1, 1]
+    mu: float = 10.0  # on the mean absolute (recon_x l2: squared) pixel difference, pixels in [-1, 1]
+    recon_x: str = "l1"  # L_X: l1: mean absolute difference, eq. 3 | l2: mean squared, another choice of the released code
     n_g_steps: int = 2  # generator updates per encoder update
     lr: float = 2e-4  # Adam, both networks
     drop_lr: int = 40  # halve lr when epoch % drop_lr == drop_lr - 1, 0-based; 0: never
@@ -51,7 +53,8 @@ class AgeConfig:
     precision: str = "auto"  # fp32 | bf16 | auto: bf16 where the processor multiplies it natively
 
     def __post_init__(self):
-        for name, valid in (("objective", OBJECTIVES), ("divergence", DIVERGENCES), ("prior", sphere.PRIORS)):
+        choices = {"objective": OBJECTIVES, "divergence": DIVERGENCES, "prior": sphere.PRIORS, "recon_x": tuple(RECON_X)}
+        for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}")
         if self.n_g_steps < 1 or self.drop_lr < 0 or not 0 <= self.ema < 1 or self.M < 1 or self.extra_kl_real < 0:
@@ -64,7 +67,7 @@ class AgeConfig:
 
     @property
     def mu_per_pixel_mean(self) -> float:
-        """Weight of the mean absolute pixel difference: mu as released, mu/2 beside eq. 7."""
+        """Weight of the mean pixel difference of L_X: mu as released, mu/2 beside eq. 7."""
         return self.mu / (2 if self.objective == "paper" else 1)
 
     def lr_at(self, epoch: int) -> float:
@@ -103,7 +106,7 @@ def make_step(
 ) -> Step:
     """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
 
-    nets: {"g", "e"} from `networks.build`. The step logs l_x (mean |gex - x|), l_z (1 - mean cos on the sphere, mean
+    nets: {"g", "e"} from `networks.build`. The step logs l_x (as cfg.recon_x has it), l_z (1 - mean cos on the sphere, mean
     squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over coordinates
     of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere); each before the
     update that it is part of. given: what a batch is made of, x first, then what g and e are told beside the code and x
@@ -112,7 +115,7 @@ def make_step(
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device
     precision = fast.choose_precision(cfg.precision, device)
-    KL, L_Z = divergence(cfg), recon_z(cfg)
+    KL, L_Z, L_X = divergence(cfg), recon_z(cfg), RECON_X[cfg.recon_x]
     opt_g, opt_e = (fast.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
     g_ema = copy.deepcopy(g).requires_grad_(False) if cfg.ema else None
 
@@ -123,7 +126,7 @@ def make_step(
             ex = e(x, *c)
             gex = g(ex, *c)  # gradient passes through g into e
             egz = e(g(z, *c).detach(), *c)  # the fake batch: its own pass, its own batch statistics
-        kl_real, kl_fake, l_x = KL(ex), KL(egz), losses.recon_x_l1(gex, x)
+        kl_real, kl_fake, l_x = KL(ex), KL(egz), L_X(gex, x)
         gap = kl_real - kl_fake
         if cfg.margin is not None:
             gap = gap.clamp_min(-cfg.margin)
@@ -141,7 +144,7 @@ def make_step(
         kl_fake = KL(egz)
         loss = adversarial * kl_fake + L_Z(egz, z)
         if gex is not None:
-            loss = loss + cfg.recon_x_in_g * losses.recon_x_l1(gex, x)
+            loss = loss + cfg.recon_x_in_g * L_X(gex, x)
         opt_g.zero_grad()
         loss.backward()
         opt_g.step()

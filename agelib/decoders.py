@@ -1,7 +1,8 @@
-"""The models of the likelihood experiment: five ways to train the same fully connected decoder, with the same loop.
+"""The models of the likelihood experiment: six ways to train the same fully connected decoder, with the same loop.
 
 The decoder is Wu et al.'s (2017) for 10 dimensions, M-64-256-256-1024-D, tanh and a sigmoid. AGE's encoder is not published;
-here it is D-1024-256-256-64-M, tanh, or a small convolutional one. ALI, VAE and GAN are the MLP forms of `agelib.baselines`.
+here it is D-1024-256-256-64-M, tanh, or a small convolutional one. "age_lx" is AGE whose decoder L_X trains too, which the
+paper's never does. ALI, VAE and GAN are the MLP forms of `agelib.baselines`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from agelib.run import Run
 from agelib.step import Step, check_settings
 from agelib.trained import Trained, run_fit
 
-NAMES = {"age": "AGE-10", "age_gaussian": "AGE-10, Gaussian prior", "ali": "ALI-10", "vae": "VAE-10", "gan": "GAN-10"}
+NAMES = {"age": "AGE-10", "age_gaussian": "AGE-10, Gaussian prior", "age_lx": "AGE-10, L_X in g"}
+NAMES |= {"ali": "ALI-10", "vae": "VAE-10", "gan": "GAN-10"}
 
 
 class Model(Trained):
@@ -54,7 +56,7 @@ class Model(Trained):
 
 def prior_of(method: str) -> str:
     """The law of the codes of a method of NAMES."""
-    return "sphere" if method == "age" else "gaussian"
+    return "sphere" if method in ("age", "age_lx") else "gaussian"
 
 
 class ConvEncoder(nn.Module):
@@ -108,9 +110,12 @@ def build(
 
 
 def make_step(method: str, nets: dict[str, nn.Module], settings: Mapping, precision: str) -> Step:
-    """The method's Step with `settings` of its config. Raises ValueError naming those that it does not have."""
+    """The method's Step with `settings` of its config. Raises ValueError naming those that it does not have, and where
+    recon_x_in_g does not fit the method: "age_lx" needs it, "age" and "age_gaussian" are the paper's and have none."""
     config = rival.MODULES[method][1] if method in rival.MODULES else age.AgeConfig
     check_settings(NAMES[method], config, settings)
+    if config is age.AgeConfig and bool(settings.get("recon_x_in_g")) != (method == "age_lx"):
+        raise ValueError(f"{NAMES[method]}: recon_x_in_g > 0 belongs to the model age_lx, and to no other")
     if method in rival.MODULES:
         return rival.make_step(method, nets, precision, **settings)
     return age.make_step(nets, age.AgeConfig(M=nets["g"].M, prior=prior_of(method), precision=precision, **settings))

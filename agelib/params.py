@@ -136,6 +136,7 @@ class DecoderSettings(_Settings):
     n_g_steps: int | None = Field(default=None, ge=1)
     drop_lr: int | None = Field(default=None, ge=0)
     ema: float | None = Field(default=None, ge=0, lt=1)
+    recon_x: Literal["l1", "l2"] | None = None
     recon_x_in_g: float | None = Field(default=None, ge=0)
     d_lr: float | None = Field(default=None, gt=0)
     noise: float | None = Field(default=None, ge=0)
@@ -149,7 +150,7 @@ class Likelihood(_Notebook):
     size: int = Field(ge=8)
     limit: int | None = Field(ge=2)
     M: int = Field(ge=1)
-    models: dict[Literal["age", "age_gaussian", "ali", "vae", "gan"], DecoderSettings] = Field(min_length=1)
+    models: dict[Literal["age", "age_gaussian", "age_lx", "ali", "vae", "gan"], DecoderSettings] = Field(min_length=1)
     n_validation: int = Field(ge=1)
     variances: list[float] = Field(min_length=1)
     variance_chains: int = Field(ge=1)

@@ -51,9 +51,10 @@ def test_start_epoch_sets_both_optimizers():
     assert [o.param_groups[0]["lr"] for o in step.optimizers.values()] == [1e-4, 1e-4]
 
 
-def test_one_iteration_equals_the_losses_written_out():
+@pytest.mark.parametrize(("recon_x", "in_g"), [("l1", 0.0), ("l2", 5.0)])
+def test_one_iteration_equals_the_losses_written_out(recon_x, in_g):
     """The same iteration from the formulas alone, with plain Adam and nothing frozen: same weights after it."""
-    nets, cfg, x = setup(lam=300.0, mu=7.0, n_g_steps=2)
+    nets, cfg, x = setup(lam=300.0, mu=7.0, n_g_steps=2, recon_x=recon_x, recon_x_in_g=in_g)
     reference, _, _ = setup(lam=300.0, mu=7.0)
     g, e = reference["g"], reference["e"]
     g.load_state_dict(nets["g"].state_dict()), e.load_state_dict(nets["e"].state_dict())
@@ -65,7 +66,8 @@ def test_one_iteration_equals_the_losses_written_out():
     adam = {n: torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n, net in reference.items()}
     z = sphere.sample(8, 6)
     ex = e(x)
-    l_x = (g(ex) - x).abs().mean()
+    L_X = lambda d: d.abs().mean() if recon_x == "l1" else d.square().mean()  # noqa: E731
+    l_x = L_X(g(ex) - x)
     v = lambda c: (c - c.mean(0)).square().mean(0)  # noqa: E731
     kl = lambda c: ((v(c) ** 2 + c.mean(0) ** 2) / 2 - v(c).log() - 0.5).mean()  # noqa: E731
     kl_fake = kl(e(g(z).detach()))
@@ -79,7 +81,7 @@ def test_one_iteration_equals_the_losses_written_out():
         z = sphere.sample(8, 6)
         egz = e(g(z))
         adam["g"].zero_grad()
-        (kl(egz) + 300.0 * (2 - (egz * z).mean())).backward()
+        (kl(egz) + 300.0 * (2 - (egz * z).mean()) + in_g * L_X(g(e(x)) - x)).backward()
         adam["g"].step()
     assert logs["l_z"].item() == pytest.approx(1 - (egz * z).sum(1).mean().item(), abs=1e-5)
     for name in ("g", "e"):
@@ -201,6 +203,7 @@ def test_generator_average():
         {"divergence": "nearest", "prior": "gaussian", "objective": "paper"},
         {"objective": "paper"},
         {"recon_x_in_g": 5.0},
+        {"recon_x": "l2", "recon_x_in_g": 5.0},
     ],
 )
 def test_every_variant_trains(settings):
@@ -226,7 +229,7 @@ def test_bf16_follows_fp32():
 
 
 def test_unknown_words_are_refused():
-    for field in ("objective", "divergence", "prior"):
+    for field in ("objective", "divergence", "prior", "recon_x"):
         with pytest.raises(ValueError, match=f"unknown {field} 'x'"):
             age.AgeConfig(**{field: "x"})
     with pytest.raises(TypeError, match="lamda"):

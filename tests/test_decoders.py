@@ -25,13 +25,15 @@ def test_every_model_has_the_published_decoder(digits):
 @pytest.mark.parametrize("method", decoders.NAMES)
 def test_training_resumes_from_its_folder(tmp_path, digits, method):
     about = {"n_epochs": 1, "max_steps": 4, "batch_size": 16, "lr": 1e-3}
+    about |= {"recon_x": "l2", "recon_x_in_g": 30.0} if method == "age_lx" else {}
     model = decoders.train(method, digits, tmp_path, **about)
     again = decoders.train(method, digits, tmp_path, **about)
     h = torch.randn(5, 10)
     y = model.decode(h)
     assert model.status == "ok" and y.shape == (5, 784) and 0 <= y.min() and y.max() <= 1
     assert torch.equal(y, again.decode(h)) and model.history == again.history
-    assert torch.allclose(model.decode(3 * h), y, atol=1e-6) == (method == "age")  # only the direction counts on the sphere
+    on_sphere = method in ("age", "age_lx")  # where only the direction counts
+    assert torch.allclose(model.decode(3 * h), y, atol=1e-6) == on_sphere
     assert model.samples(3, torch.Generator().manual_seed(0)).shape == (3, 1, 28, 28)
     assert (model.reconstruct(digits[:2]) is None) == (method == "gan")
     assert (model.moments(torch.rand(2, 784)) is not None) == (method in ("ali", "vae"))
@@ -57,6 +59,9 @@ def test_the_convolutional_encoder_and_other_sizes(digits):
         decoders.build("pca", wide)
     with pytest.raises(ValueError, match="GAN-10 has no setting mu"):
         decoders.make_step("gan", decoders.build("gan", digits), {"mu": 1.0}, "fp32")
+    for method, weight in (("age", 1.0), ("age_gaussian", 1.0), ("age_lx", 0.0)):
+        with pytest.raises(ValueError, match="belongs to the model age_lx"):
+            decoders.make_step(method, decoders.build(method, digits), {"recon_x_in_g": weight}, "fp32")
 
 
 def test_a_model_that_diverges_says_so(tmp_path, digits):
