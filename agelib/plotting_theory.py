@@ -9,7 +9,7 @@ import numpy as np
 
 from agelib import plotting
 
-_COLOURS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PURPLE, plotting.GREY)
+_COLOURS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PURPLE, plotting.GREY, "#56B4E9")
 
 
 def surfaces(
@@ -44,7 +44,7 @@ def curves(
     panels: Mapping[str, Mapping[str, tuple[Any, Any]]], *, xlabel: str, ylabel: str = "", log: bool = False,
     log_x: bool = False,
 ) -> plotting.Figure:
-    """Lines. panels: heading -> (label -> (x, y)); at most five lines a panel. log, log_x: logarithmic y, x."""
+    """Lines. panels: heading -> (label -> (x, y)); at most six lines a panel. log, log_x: logarithmic y, x."""
     fig, axes = _axes(len(panels))
     for ax, (heading, lines) in zip(axes, panels.items(), strict=True):
         if len(lines) > len(_COLOURS):

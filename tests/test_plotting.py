@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agelib import plotting, plotting_theory
+from agelib import decoders, plotting, plotting_theory
 from agelib.plotting import DPI
 
 
@@ -251,3 +251,11 @@ def test_a_logarithmic_axis_is_marked_where_it_was_measured():
     figure = plotting_theory.curves({"AIS": lines}, xlabel="number of distributions", log_x=True)
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["30", "100", "300"] and ax.get_xscale() == "log"
+
+
+def test_every_model_of_the_likelihood_has_a_line_of_its_own():
+    lines = {name: ((1, 2), (i, i)) for i, name in enumerate(decoders.NAMES.values())}
+    (ax,) = plotting_theory.curves({"AIS": lines}, xlabel="T").axes
+    assert len({line.get_color() for line in ax.lines}) == len(lines) == 6
+    with pytest.raises(ValueError, match="at most 6 lines, got 7"):
+        plotting_theory.curves({"AIS": lines | {"one more": ((1, 2), (0, 0))}}, xlabel="T")
