@@ -31,6 +31,7 @@ from matplotlib.transforms import Bbox
 DPI = 110
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 GREY, INK = "#767676", "#222222"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, GREY, INK)  # of lines in one panel, in this order
 REAL_COLOUR, MADE_COLOUR = BLUE, ORANGE
 _MARGIN = 14  # pixels around everything
 _BETWEEN = 24  # pixels between panels side by side

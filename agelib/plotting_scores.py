@@ -9,7 +9,6 @@ import numpy as np
 
 from agelib import plotting
 
-_COLOURS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PURPLE, plotting.GREY, plotting.INK)
 _MARKERS = "osD^vP"
 
 
@@ -90,11 +89,11 @@ def lines(
 ) -> plotting.Figure:
     """Curves with spreads: label -> (x, mean, deviation), at most six. reference: a dashed horizontal line and its name."""
     # fmt: skip
-    if len(curves) > len(_COLOURS):
-        raise ValueError(f"at most {len(_COLOURS)} curves, got {len(curves)}")
+    if len(curves) > len(plotting.SERIES):
+        raise ValueError(f"at most {len(plotting.SERIES)} curves, got {len(curves)}")
     fig = plotting.blank(820, 430)
     ax = fig.add_subplot()
-    for colour, marker, (label, (x, mean, std)) in zip(_COLOURS, _MARKERS, curves.items(), strict=False):
+    for colour, marker, (label, (x, mean, std)) in zip(plotting.SERIES, _MARKERS, curves.items(), strict=False):
         ax.errorbar(x, mean, yerr=std, color=colour, marker=marker, ms=4.5, lw=1.5, capsize=3, label=label)
     if reference is not None:
         ax.axhline(reference[0], color=plotting.INK, lw=1.1, ls=(0, (5, 3)), label=reference[1])

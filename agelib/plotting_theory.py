@@ -9,8 +9,6 @@ import numpy as np
 
 from agelib import plotting
 
-_COLOURS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PURPLE, plotting.GREY, "#56B4E9")
-
 
 def surfaces(
     panels: Mapping[str, Any], x: Any, y: Any, *, xlabel: str, ylabel: str, marks: Sequence[tuple[float, float]] = (),
@@ -47,9 +45,9 @@ def curves(
     """Lines. panels: heading -> (label -> (x, y)); at most six lines a panel. log, log_x: logarithmic y, x."""
     fig, axes = _axes(len(panels))
     for ax, (heading, lines) in zip(axes, panels.items(), strict=True):
-        if len(lines) > len(_COLOURS):
-            raise ValueError(f"{heading}: at most {len(_COLOURS)} lines, got {len(lines)}")
-        for colour, (label, (x, y)) in zip(_COLOURS, lines.items(), strict=False):
+        if len(lines) > len(plotting.SERIES):
+            raise ValueError(f"{heading}: at most {len(plotting.SERIES)} lines, got {len(lines)}")
+        for colour, (label, (x, y)) in zip(plotting.SERIES, lines.items(), strict=False):
             ax.plot(x, y, color=colour, lw=1.6, label=label)
         if log:
             ax.set_yscale("log")
