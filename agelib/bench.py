@@ -6,9 +6,9 @@
 
 One iteration is 1 encoder and 2 generator updates at batch 64. "Released way": fp32, NCHW, convolutions throughout,
 nothing frozen, Adam tensor by tensor, the C library's default allocator thresholds. "Ours": `age.make_step` as `fit`
-runs it. The rivals' plain way is their own update in fp32 and NCHW with that Adam and allocator. Times are medians; the
-arithmetic is counted from the layers, and its share of the machine's own matrix-product speed, measured here in the same
-precision, says how much is left.
+runs it, on a GPU as a replayed CUDA graph. The rivals' plain way is their own update in fp32 and NCHW with that Adam and
+allocator. Times are medians; the arithmetic is counted from the layers, and its share of the machine's own matrix-product
+speed, measured here in the same precision, says how much is left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, allocator, bench_ais, bench_scores, color, conditional, fast, fit, losses, networks, rival, sphere
+from agelib import (
+    age,
+    allocator,
+    bench_ais,
+    bench_scores,
+    color,
+    conditional,
+    fast,
+    fit,
+    graphs,
+    losses,
+    networks,
+    rival,
+    sphere,
+)
 from agelib.baselines import ali, gan, vae
 from agelib.run import Run, environment
 from agelib.step import Step
@@ -149,13 +163,22 @@ def in_turn(
     return times
 
 
+def as_in_fit(step: Step, x: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+    """`step` as `fit` calls it on the device of x: as it is, or replayed, and then past its recording."""
+    iterate = graphs.replayed(step, x.device)
+    if iterate is not step:
+        for _ in range(graphs.WARM_UP + graphs.TRIALS):
+            iterate(x)
+    return iterate
+
+
 def compare_ways(size: int, M: int, device: torch.device, repeats: int) -> dict[str, float]:
     """Median seconds of an AGE iteration, the released way and ours in turn."""
     torch.manual_seed(0)
     plain = {k: net.to(device) for k, net in plain_networks(size, M).items()}
     ours = networks.build(size, M, device=device)
     x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
-    step = age.make_step(ours, age.AgeConfig(M=M))
+    step = as_in_fit(age.make_step(ours, age.AgeConfig(M=M)), _last(x))
     ways = {"released": (released_step(plain, M), x, allocator.settle_default), "ours": (step, _last(x), allocator.tune)}
     return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
 
@@ -172,8 +195,10 @@ def compare_conditional(size: int, device: torch.device, repeats: int) -> dict[s
     """Median seconds of a conditional AGE iteration at the published sizes, the plain way and ours in turn."""
     torch.manual_seed(0)
     plain = {k: net.to(device) for k, net in plain_conditional(size).items()}
-    ours = conditional.make_step(conditional.build(size, device=device), conditional.ConditionalConfig())
     x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
+    ours = as_in_fit(
+        conditional.make_step(conditional.build(size, device=device), conditional.ConditionalConfig()), _last(x)
+    )
     released = released_step(plain, 3, 50.0, given=lambda images: color.split(images)[::-1])
     ways = {"plain": (released, x, allocator.settle_default), "ours": (ours, _last(x), allocator.tune)}
     return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
@@ -204,7 +229,7 @@ def compare_rival(method: str, size: int, device: torch.device, repeats: int) ->
     torch.manual_seed(0)
     plain = {k: net.to(memory_format=torch.contiguous_format) for k, net in rival_networks(method, size, device).items()}
     x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
-    ours = rival_step(method, rival_networks(method, size, device), plain=False)
+    ours = as_in_fit(rival_step(method, rival_networks(method, size, device), plain=False), _last(x))
     ways = {"plain": (rival_step(method, plain, plain=True), x, allocator.settle_default)}
     ways["ours"] = (ours, _last(x), allocator.tune)
     return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
@@ -241,7 +266,7 @@ def epoch_times(
     steps["ALI"] = rival_step("ali", nets["ALI"], plain=False)
     batch = {"AGE": BATCH, "ALI": 100}
     x = {name: _last(torch.rand(B, 3, size, size, device=device) * 2 - 1) for name, B in batch.items()}
-    times = in_turn({name: (steps[name], x[name], allocator.tune) for name in steps}, device, repeats)
+    times = in_turn({name: (as_in_fit(steps[name], x[name]), x[name], allocator.tune) for name in steps}, device, repeats)
     flop = {"AGE": iteration_flop(size, M, n_g_steps) / BATCH, "ALI": rival_flop("ali", size)}
     rows, epoch = [], {}
     for name, B in batch.items():
@@ -264,31 +289,38 @@ def _last(x: Tensor) -> Tensor:
 
 
 def loop_overhead(device: torch.device, n_steps: int = 12) -> tuple[float, float]:
-    """Shares of `fit`'s time outside the updates and in fetching batches: CIFAR-10's size, 32 px, M = 128."""
+    """Shares of `fit`'s time outside the updates and in fetching batches: CIFAR-10's size, 32 px, M = 128.
+
+    The second half of n_steps iterations of `fit`, against as many updates on one batch.
+    """
     images = np.random.default_rng(0).integers(0, 256, (50_000, 3, 32, 32), dtype=np.uint8)
     step = age.make_step(networks.build(32, 128, device=device), age.AgeConfig())
-    update, inside = step.update, []
-
-    def timed(x: Tensor):
-        start = fast.clock(device)
-        logs = update(x)
-        inside.append(fast.clock(device) - start)
-        return logs
-
-    step.update = timed
+    half = n_steps // 2
     with tempfile.TemporaryDirectory() as folder:
         rows = fit.fit(
-            step, images, run=Run(folder, {}, seed=0), n_epochs=1, max_steps=n_steps, batch_size=BATCH, seed=0,
-            checkpoint_every_s=float("inf"),
+            step, images, run=Run(folder, {}, seed=0), n_epochs=n_steps, max_steps=n_steps, batch_size=BATCH, seed=0,
+            checkpoint_every_s=float("inf"), log_every=half,
         )  # fmt: skip
+    total = (rows[1]["seconds"] - rows[0]["seconds"]) / half
     data = fit.Batches(images, BATCH, seed=0, device=device)
-    data.batch(0)
+    x = data.batch(0)
+    update = as_in_fit(step, x)
+    updates = _seconds(lambda i: update(x), half, device)
+    return 1 - updates / total, _seconds(data.batch, 20, device) / total
+
+
+def _seconds(call: Callable[[int], object], n: int, device: torch.device) -> float:
+    """Mean seconds of call(0), call(1), ... call(n - 1)."""
     start = fast.clock(device)
-    for i in range(20):
-        data.batch(i)
-    fetch = (fast.clock(device) - start) / 20
-    total = rows[-1]["seconds"]
-    return 1 - sum(inside) / total, fetch / (total / n_steps)
+    for i in range(n):
+        call(i)
+    return (fast.clock(device) - start) / n
+
+
+def _row(name: str, plain: float, ours: float, flop: float, peak: float) -> str:
+    digits = 0 if ours > 0.01 else 2
+    times = f"{plain * 1e3:>11.{digits}f} ms{ours * 1e3:>7.{digits}f} ms"
+    return f"{name:<30}{times}{plain / ours:>8.2f}{flop / 1e9:>8.0f}{flop / ours / 1e12 / peak:>9.0%}"
 
 
 def main() -> None:
@@ -312,12 +344,7 @@ def main() -> None:
     print(f"{'iteration (B=64, 1 e + 2 g)':<30}{'released way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
     for size, M in CASES:
         t = compare_ways(size, M, device, repeats)
-        flop = iteration_flop(size, M)
-        share = flop / t["ours"] / 1e12 / peaks[precision]
-        print(
-            f"{f'{size} px, M={M}':<30}{t['released'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
-            f"{t['released'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
-        )
+        print(_row(f"{size} px, M={M}", t["released"], t["ours"], iteration_flop(size, M), peaks[precision]))
     print(f"{'others (B=64)':<30}{'plain way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
     others = {"conditional AGE, 64 px": (compare_conditional, (64,), conditional_flop(64))}
     for size, _ in CASES:
@@ -325,12 +352,8 @@ def main() -> None:
             others[f"{method}, {size} px"] = (compare_rival, (method, size), BATCH * rival_flop(method, size))
     for name, (compare, case, flop) in others.items():
         t = compare(*case, device, repeats)
-        share = flop / t["ours"] / 1e12 / peaks[precision]
-        print(
-            f"{name:<30}{t['plain'] * 1e3:>11.0f} ms{t['ours'] * 1e3:>7.0f} ms"
-            f"{t['plain'] / t['ours']:>8.2f}{flop / 1e9:>8.0f}{share:>9.0%}"
-        )
-    outside, fetch = loop_overhead(device)
+        print(_row(name, t["plain"], t["ours"], flop, peaks[precision]))
+    outside, fetch = loop_overhead(device, 2000 if graphs.recorder(device) else 24)
     print(f"training loop: {outside:.1%} of the time outside the updates, fetching batches {fetch:.1%}")
 
 

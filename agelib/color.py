@@ -7,6 +7,8 @@ ab/110, both in [-1, 1], as the pix2pix colorization does.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     _check(rgb, 3)
     rgb = rgb.float()
     linear = torch.where(rgb > 0.04045, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    xyz = _mix(linear, _matrix(rgb)) / _white(rgb)
+    xyz = _mix(linear, _matrix(rgb.device)) / _white(rgb.device)
     f = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.split(1, 1)
     return torch.cat([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
@@ -38,8 +40,8 @@ def lab_to_rgb(lab: Tensor) -> tuple[Tensor, Tensor]:
     f = torch.cat([y + a / 500, y, y - b / 200], 1)
     negative = f[:, 2] < 0  # scikit-image sets z to 0 here
     f = torch.cat([f[:, :2], f[:, 2:].clamp_min(0)], 1)
-    xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787) * _white(f)
-    linear = _mix(xyz, torch.linalg.inv(_matrix(f).double()).float())
+    xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787) * _white(f.device)
+    linear = _mix(xyz, torch.linalg.inv(_matrix(f.device).double()).float())
     rgb = torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
     outside = negative | ((rgb < -_GAMUT_SLACK) | (rgb > 1 + _GAMUT_SLACK)).any(1)
     return rgb.clamp(0, 1), outside
@@ -77,12 +79,14 @@ def _check(x: Tensor, channels: int) -> None:
         raise ValueError(f"need (B, {channels}, H, W), got {tuple(x.shape)}")
 
 
-def _matrix(like: Tensor) -> Tensor:
-    return torch.tensor(_TO_XYZ, device=like.device)
+@functools.cache  # copied to a device once: a recorded update (`agelib.graphs`) copies nothing there
+def _matrix(device: torch.device) -> Tensor:
+    return torch.tensor(_TO_XYZ, device=device)
 
 
-def _white(like: Tensor) -> Tensor:
-    return torch.tensor(_WHITE, device=like.device).view(1, 3, 1, 1)
+@functools.cache
+def _white(device: torch.device) -> Tensor:
+    return torch.tensor(_WHITE, device=device).view(1, 3, 1, 1)
 
 
 def _mix(x: Tensor, matrix: Tensor) -> Tensor:

@@ -73,8 +73,19 @@ class ToVector(nn.Conv2d):
 
 
 def adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    """Adam over all parameters of `net` in one fused pass; eps is the framework's default, as released."""
-    return torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
+    """Adam over all parameters of `net` in one fused pass; eps is the framework's default, as released.
+
+    On a CUDA device its learning rate is a tensor there, so that a recorded update (`agelib.graphs`) reads the present one.
+    """
+    device = next(net.parameters()).device
+    on_device = lr_on_device(device)
+    rate = torch.tensor(lr, device=device) if on_device else lr
+    return torch.optim.Adam(net.parameters(), lr=rate, betas=betas, fused=True, capturable=on_device)
+
+
+def lr_on_device(device: torch.device) -> bool:
+    """Whether learning rates are tensors on `device`."""
+    return device.type == "cuda"
 
 
 @torch.no_grad()

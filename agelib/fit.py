@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agelib import checkpoint
+from agelib import checkpoint, graphs
 from agelib.progress import Progress
 from agelib.run import Run
 from agelib.step import Step
@@ -150,8 +150,8 @@ class _Loop:
             raise ConfigMismatch(f"{self.last_good}: made with other settings: {'; '.join(differing)}")
         for name, module in self.step.modules.items():
             module.load_state_dict(state["modules"][name])
-        for name, optimizer in self.step.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        for name in self.step.optimizers:
+            self.step.load_optimizer(name, state["optimizers"][name])
         self.done, self.seconds, self.names = state["step"], state["seconds"], state["names"]
         self.rows[self.first_row :] = state["rows"]
         self.count, self.sums = state["count"], state["sums"]
@@ -180,8 +180,9 @@ class _Loop:
         progress = Progress()
         if self.done < self.n_steps:
             started, saved_at = time.monotonic() - self.seconds, time.monotonic()
+            iterate = graphs.replayed(self.step, self.data.images.device)
             for x in self.batches():
-                logs = self.step(x)
+                logs = iterate(x)
                 self.done += 1
                 self.accumulate(logs)
                 self.seconds = time.monotonic() - started

@@ -8,6 +8,7 @@ discriminators too, and weights at intervals, since scores and errors are plotte
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -206,11 +207,9 @@ def _keeping(step: Step, name: str, every: int, folder: Path) -> Step:
     counter = _Counter()
     net = step.modules.get(f"{name}_ema", step.modules[name])
 
-    def update(x: Tensor) -> dict[str, Tensor]:
-        logs = step.update(x)
+    def after() -> None:
         counter.n += 1
         if int(counter.n) % every == 0:
             checkpoint.save_weights(folder / f"{int(counter.n):09d}.safetensors", net.state_dict(), step.config)
-        return logs
 
-    return Step(update, {**step.modules, "counter": counter}, step.optimizers, step.lr_at, step.config)
+    return dataclasses.replace(step, modules={**step.modules, "counter": counter}, after=after)
