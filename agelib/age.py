@@ -50,6 +50,7 @@ class AgeConfig:
     margin: float | None = None  # stabiliser: the encoder's KL(ex) - KL(egz) stops counting below -margin
     extra_kl_real: float = 0.0  # stabiliser: KL(ex) once more in the encoder's loss, with this weight, outside the margin
     ema: float = 0.0  # stabiliser: decay a step of an averaged generator "g_ema" for samples; 0: none
+    ema_e: float = 0.0  # stabiliser: decay a step of an averaged encoder "e_ema" for reconstructions; 0: none
     precision: str = "auto"  # fp32 | bf16 | auto: bf16 where the processor multiplies it natively
 
     def __post_init__(self):
@@ -57,8 +58,10 @@ class AgeConfig:
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}")
-        if self.n_g_steps < 1 or self.drop_lr < 0 or not 0 <= self.ema < 1 or self.M < 1 or self.extra_kl_real < 0:
-            raise ValueError("need M >= 1, n_g_steps >= 1, drop_lr >= 0, 0 <= ema < 1 and extra_kl_real >= 0")
+        if self.n_g_steps < 1 or self.drop_lr < 0 or self.M < 1 or self.extra_kl_real < 0:
+            raise ValueError("need M >= 1, n_g_steps >= 1, drop_lr >= 0 and extra_kl_real >= 0")
+        if not (0 <= self.ema < 1 and 0 <= self.ema_e < 1):
+            raise ValueError("need 0 <= ema < 1 and 0 <= ema_e < 1")
 
     @property
     def lam_per_sample(self) -> float:
@@ -117,7 +120,8 @@ def make_step(
     precision = fast.choose_precision(cfg.precision, device)
     KL, L_Z, L_X = divergence(cfg), recon_z(cfg), RECON_X[cfg.recon_x]
     opt_g, opt_e = (fast.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
-    g_ema = copy.deepcopy(g).requires_grad_(False) if cfg.ema else None
+    decays = {"g": cfg.ema, "e": cfg.ema_e}
+    averages = {f"{name}_ema": copy.deepcopy(nets[name]).requires_grad_(False) for name in decays if decays[name]}
 
     def encoder_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(False), e.requires_grad_(True)
@@ -156,9 +160,9 @@ def make_step(
         logs = encoder_step(*x_and_c)
         for _ in range(cfg.n_g_steps):
             logs |= generator_step(*x_and_c)
-        if g_ema is not None:
-            fast.average_into(g_ema, g, cfg.ema)
+        for name, average in averages.items():
+            fast.average_into(average, nets[name[0]], decays[name[0]])
         return logs
 
-    modules = {"g": g, "e": e} | ({"g_ema": g_ema} if g_ema is not None else {})
+    modules = {"g": g, "e": e} | averages
     return Step(update, modules, {"g": opt_g, "e": opt_e}, cfg.lr_at, asdict(cfg) | {"precision": precision})

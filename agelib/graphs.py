@@ -47,9 +47,12 @@ class CudaGraphs:
         return result
 
     def record(self, function: Callable[[], Losses]) -> tuple[Losses, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            result = function()
+        graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                result = function()
+        finally:
+            torch.cuda.set_stream(present)  # a recording that fails leaves its own
         return result, graph.replay
 
 

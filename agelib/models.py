@@ -153,8 +153,8 @@ def from_run(folder: str | Path, images: np.ndarray, device: torch.device | str 
     look |= {k: config[k] for k in ("width", "e_width", "prior", "spectral_norm")}
     nets = networks.build(config["size"], config["M"], device=device, **look)
     for name, net in nets.items():
-        averaged = weights / "g_ema.safetensors"
-        path = averaged if name == "g" and averaged.is_file() else weights / f"{name}.safetensors"
+        averaged = weights / f"{name}_ema.safetensors"
+        path = averaged if averaged.is_file() else weights / f"{name}.safetensors"
         net.load_state_dict(checkpoint.load_weights(path))
         net.eval().requires_grad_(False)
     state, _ = checkpoint.read_latest(weights) or ({"step": 0, "seconds": 0.0}, None)

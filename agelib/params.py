@@ -77,6 +77,7 @@ class Unconditional(_Notebook):
     spectral_norm: bool
     in_bias: bool
     ema: float = Field(ge=0, lt=1)
+    ema_e: float = Field(ge=0, lt=1)
     mean_bias: bool
     batch_size: int = Field(ge=2)
     n_epochs: int = Field(ge=1)
@@ -103,6 +104,7 @@ class Unconditional(_Notebook):
             "spectral norm": self.spectral_norm,
             "bias in the encoder's first layer": self.in_bias,
             f"averaged generator {self.ema:g}": self.ema,
+            f"averaged encoder {self.ema_e:g}": self.ema_e,
             "last bias at the data's mean": self.mean_bias,
             f"encoder of width {self.e_width}": self.e_width not in (None, self.width),
         }

@@ -185,14 +185,23 @@ def test_a_negative_weight_of_the_extra_divergence_is_refused():
         age.AgeConfig(extra_kl_real=-1.0)
 
 
-def test_generator_average():
-    nets, cfg, x = setup(ema=0.9)
+def test_averages_of_the_networks():
+    nets, cfg, x = setup(ema=0.9, ema_e=0.7)
     step = age.make_step(nets, cfg)
-    old = snapshot(nets["g"])
+    assert sorted(step.modules) == ["e", "e_ema", "g", "g_ema"]
+    old = {name: snapshot(nets[name]) for name in "ge"}
     step(x)
-    average = snapshot(step.modules["g_ema"])
-    for k, v in nets["g"].named_parameters():
-        assert torch.allclose(average[k], 0.9 * old[k] + 0.1 * v.detach(), atol=1e-6)
+    for name, decay in (("g", 0.9), ("e", 0.7)):
+        average = snapshot(step.modules[f"{name}_ema"])
+        for k, v in nets[name].named_parameters():
+            assert torch.allclose(average[k], decay * old[name][k] + (1 - decay) * v.detach(), atol=1e-6)
+    assert sorted(age.make_step(nets, dataclasses.replace(cfg, ema=0.0)).modules) == ["e", "e_ema", "g"]
+
+
+@pytest.mark.parametrize("settings", [{"ema": 1.0}, {"ema_e": 1.0}, {"ema_e": -0.1}])
+def test_a_decay_outside_its_range_is_refused(settings):
+    with pytest.raises(ValueError, match="0 <= ema_e < 1"):
+        age.AgeConfig(**settings)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import functools
 import warnings
@@ -28,7 +29,7 @@ def ali_step():
 METHODS = {
     "age": lambda: age_step(),
     "age, all stabilisers": lambda: age_step(
-        margin=0.5, ema=0.9, extra_kl_real=0.3, recon_x_in_g=2.0, recon_x="l2", spectral_norm=True
+        margin=0.5, ema=0.9, ema_e=0.8, extra_kl_real=0.3, recon_x_in_g=2.0, recon_x="l2", spectral_norm=True
     ),
     "age, gaussian": lambda: age_step(prior="gaussian", objective="paper"),
     "age, nearest": lambda: age_step(divergence="nearest"),
@@ -192,6 +193,46 @@ def test_weights_kept_on_the_way_are_kept_of_replayed_iterations_too(tmp_path, t
     assert sorted(model.snapshots) == [2, 4, 6, 8] and tapes[0].n_replayed == 5
     files = [path.read_bytes() for path in model.snapshots.values()]
     assert len(set(files)) == 4
+
+
+def test_the_cuda_recorder_works_on_its_own_stream_and_leaves_the_present_one(monkeypatch):
+    """Against a stand-in for torch.cuda that notes which stream is the present one."""
+    current, log = ["default"], []
+
+    class Stream(str):
+        def __new__(cls, name="own"):
+            return super().__new__(cls, "own" if name != "default" else name)
+
+        def wait_stream(self, other):
+            log.append((str(self), "waits for", str(other)))
+
+    @contextlib.contextmanager
+    def on(stream, fails=False):
+        current[0] = stream
+        yield
+        if fails:
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated")  # and no way back, as in torch.cuda.graph
+        current[0] = Stream("default")
+
+    graph = type("CUDAGraph", (), {"replay": lambda self: log.append("replayed")})
+    fake = {
+        "Stream": Stream, "CUDAGraph": graph, "stream": on, "current_stream": lambda: Stream(current[0]),
+        "set_stream": lambda stream: current.__setitem__(0, stream),
+        "graph": lambda graph, stream, capture_error_mode: on(stream, fails=log[-1] == "next fails"),
+    }  # fmt: skip
+    for name, value in fake.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    recorder = graphs.recorder(torch.device("cuda"))
+    assert recorder.run(lambda: current[0]) == "own" and current[0] == "default"
+    assert log == [("own", "waits for", "default"), ("default", "waits for", "own")]
+    result, replay = recorder.record(lambda: {"stream": current[0]})
+    assert result == {"stream": "own"} and current[0] == "default"
+    replay()
+    assert log.pop() == "replayed"
+    log.append("next fails")
+    with pytest.raises(RuntimeError, match="Invalidated"):
+        recorder.record(dict)
+    assert current[0] == "default"
 
 
 def test_no_recorder_on_a_cpu():

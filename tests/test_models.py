@@ -98,8 +98,11 @@ def test_an_age_of_another_run_is_taken_as_it_is(tmp_path):
     assert found.generate(3, 0).shape == (3, 3, 32, 32)
     nets["g"].layers[0].weight.data.add_(1)
     checkpoint.save_weights(tmp_path / "checkpoints/train/g_ema.safetensors", nets["g"].state_dict(), {})
-    averaged = models.from_run(tmp_path, IMAGES).nets["g"]
-    assert torch.equal(averaged.layers[0].weight, nets["g"].layers[0].weight)
+    averaged = models.from_run(tmp_path, IMAGES).nets
+    assert torch.equal(averaged["g"].layers[0].weight, nets["g"].layers[0].weight)
+    nets["e"].layers[0].weight.data.add_(1)
+    checkpoint.save_weights(tmp_path / "checkpoints/train/e_ema.safetensors", nets["e"].state_dict(), {})
+    assert torch.equal(models.from_run(tmp_path, IMAGES).nets["e"].layers[0].weight, nets["e"].layers[0].weight)
 
 
 @pytest.mark.parametrize(

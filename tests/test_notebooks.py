@@ -90,6 +90,15 @@ def test_profiles_hold_values_that_the_models_accept(path):
         params.MODELS[stem](**parameters(notebook) | given)
 
 
+def test_the_digits_are_trained_with_the_same_settings_wherever_they_are_the_example():
+    """In `quick`, for each seed of `digits`, and by the notebook when it is opened, which draws fewer samples."""
+    quick = plan.read(ROOT / "config/quick.yaml").runs["digits"].params
+    seeds = plan.read(ROOT / "config/digits.yaml").runs
+    assert [spec.params for spec in seeds.values()] == [quick | {"seed": seed} for seed in range(3)]
+    opened = parameters(ROOT / "notebooks" / "01_unconditional.ipynb")
+    assert {k: opened[k] for k in quick if k != "n_samples"} == {k: v for k, v in quick.items() if k != "n_samples"}
+
+
 def test_each_claims_run_differs_from_base_in_one_thing():
     runs = plan.read(ROOT / "config/claims.yaml").runs
     base = dict(runs["base-seed0"].params)
@@ -107,7 +116,7 @@ def test_each_claims_run_differs_from_base_in_one_thing():
 
 def test_faithful_runs_switch_every_stabiliser_off():
     """The notebook's defaults use stabilisers; a run that is to follow the released recipe has to say that it does not."""
-    off = {"margin": None, "e_width": None, "in_bias": False, "mean_bias": False, "ema": 0}
+    off = {"margin": None, "e_width": None, "in_bias": False, "mean_bias": False, "ema": 0, "ema_e": 0}
     for profile, left_out in (("paper", ()), ("lambda_sweep", ()), ("preview", ("mnist",))):
         for name, spec in plan.read(ROOT / "config" / f"{profile}.yaml").runs.items():
             if name not in left_out and spec.notebook == "01_unconditional":

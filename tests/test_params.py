@@ -57,6 +57,7 @@ def test_stabilisers_are_named_and_a_faithful_run_has_none():
     given = {}
     exec(cell.source, {}, given)
     off = {"margin": None, "e_width": None, "in_bias": False, "mean_bias": False, "ema": 0, "spectral_norm": False}
+    off["ema_e"] = 0
 
     def named(**settings):
         return params.read(params.Unconditional, given | off | settings).stabilisers()
@@ -64,4 +65,4 @@ def test_stabilisers_are_named_and_a_faithful_run_has_none():
     assert named() == named(width=8, e_width=8) == ""
     three = "stabilisers: margin 0.5, extra KL real 0.3, encoder of width 16"
     assert named(margin=0.5, extra_kl_real=0.3, width=8, e_width=16) == three
-    assert len(named(ema=0.99, in_bias=True, mean_bias=True, spectral_norm=True).split(", ")) == 4
+    assert len(named(ema=0.99, ema_e=0.99, in_bias=True, mean_bias=True, spectral_norm=True).split(", ")) == 5

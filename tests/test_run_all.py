@@ -195,7 +195,7 @@ def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "absent"], "--profile absent: neither a file nor one of: claims, colors, lambda_sweep, "),
+        (["--profile", "absent"], "--profile absent: neither a file nor one of: claims, colors, digits, lambda_sweep, "),
         (["--profile", "mine.yaml", "--only", "frist"], "no run 'frist'; its runs are: first, second, bad, "),
         (["--profile", "wrong.yaml"], "run first: notebook train has no parameter 'valeu'; valid: fail, "),
         (["--profile", "quick.yaml"], "quick is the name of config/quick.yaml; take another one"),
