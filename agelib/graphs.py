@@ -18,7 +18,7 @@ from agelib.step import Step
 
 WARM_UP = 3  # iterations run as they are before the recording: libraries choose their kernels in them
 TRIALS = 2  # replays held against an iteration run as it is; the second sees a random state that was not recorded
-TOLERANCE = 0.5  # of the distance that the weights move: kernels that add in any order differ by some hundredths
+TOLERANCE = 0.5  # of the distance that the weights move: kernels need not add in the same order twice
 
 Losses = dict[str, Tensor]
 
