@@ -16,7 +16,6 @@ printed losses with the weights that keep this balance: its KL is half as steep,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -120,8 +119,7 @@ def make_step(
     precision = fast.choose_precision(cfg.precision, device)
     KL, L_Z, L_X = divergence(cfg), recon_z(cfg), RECON_X[cfg.recon_x]
     opt_g, opt_e = (fast.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
-    decays = {"g": cfg.ema, "e": cfg.ema_e}
-    averages = {f"{name}_ema": copy.deepcopy(nets[name]).requires_grad_(False) for name in decays if decays[name]}
+    averages = fast.Averages(nets, {"g": cfg.ema, "e": cfg.ema_e})
 
     def encoder_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(False), e.requires_grad_(True)
@@ -160,9 +158,8 @@ def make_step(
         logs = encoder_step(*x_and_c)
         for _ in range(cfg.n_g_steps):
             logs |= generator_step(*x_and_c)
-        for name, average in averages.items():
-            fast.average_into(average, nets[name[0]], decays[name[0]])
+        averages.update()
         return logs
 
-    modules = {"g": g, "e": e} | averages
+    modules = {"g": g, "e": e} | averages.modules
     return Step(update, modules, {"g": opt_g, "e": opt_e}, cfg.lr_at, asdict(cfg) | {"precision": precision})

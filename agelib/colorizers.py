@@ -172,5 +172,5 @@ def train(
         settings = {"n_epochs": n_epochs} | settings
     step = make_step(method, nets, settings, precision)
     schedule = {"n_epochs": n_epochs, "batch_size": batch_size, "max_steps": max_steps, "flip": flip, "seed": seed}
-    fitted = run_fit(step, nets, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
+    fitted = run_fit(step, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
     return Colorizer(method, **fitted)

@@ -147,5 +147,5 @@ def train(
     nets = build(method, images, M, encoder=encoder, device=device)
     step = make_step(method, nets, settings, precision)
     schedule = {"n_epochs": n_epochs, "batch_size": batch_size, "max_steps": max_steps, "seed": seed}
-    fitted = run_fit(step, nets, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
+    fitted = run_fit(step, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
     return Model(method, **fitted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 
 import torch
@@ -93,6 +94,20 @@ def average_into(average: nn.Module, net: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * net, for parameters and floating-point buffers alike; others are copied."""
     for a, b in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
         a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+
+
+class Averages:
+    """Running averages of networks, one for each that has a decay other than 0: `modules`, "<name>_ema" -> a copy that takes
+    no gradients. decays: network -> the share of the average that a step keeps."""
+
+    def __init__(self, nets: dict[str, nn.Module], decays: dict[str, float]):
+        self.nets, self.decays = nets, {name: decay for name, decay in decays.items() if decay}
+        self.modules = {f"{name}_ema": copy.deepcopy(nets[name]).requires_grad_(False) for name in self.decays}
+
+    def update(self) -> None:
+        """Take in the networks as they are now."""
+        for name, decay in self.decays.items():
+            average_into(self.modules[f"{name}_ema"], self.nets[name], decay)
 
 
 def clock(device: torch.device) -> float:

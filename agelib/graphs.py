@@ -87,18 +87,20 @@ class Replayed:
 
     def _iterate(self, x: Tensor) -> Losses:
         self.done += 1
-        if self.given_up or self.done <= WARM_UP:
-            return self.recorder.run(lambda: self.step.update(x))
-        if self.replay is None:
+        if self.done > WARM_UP and self.replay is None and not self.given_up:
             self._record(x)
-        elif x.shape != self.x.shape:
+        if self.replay is None:
+            return self._run(x)
+        if x.shape != self.x.shape:
             raise ValueError(f"recorded for batches {tuple(self.x.shape)}, got {tuple(x.shape)}")
-        else:
-            self.x.copy_(x)
-        if self.given_up or self.done <= WARM_UP + TRIALS:
+        self.x.copy_(x)
+        if self.done <= WARM_UP + TRIALS:
             return self._try(x)
         self.replay()
         return self.losses
+
+    def _run(self, x: Tensor) -> Losses:
+        return self.recorder.run(lambda: self.step.update(x))
 
     def _record(self, x: Tensor) -> None:
         self.x = x.clone()
@@ -111,8 +113,6 @@ class Replayed:
 
     def _try(self, x: Tensor) -> Losses:
         """One iteration run as it is, after its replay was compared with it."""
-        if self.given_up:
-            return self.recorder.run(lambda: self.step.update(x))
         state, random = _state(self.step), _random_state(x.device)
         before = [t.clone() for t in state]
         self.replay()
@@ -120,7 +120,7 @@ class Replayed:
         for t, value in zip(state, before, strict=True):
             t.copy_(value)
         _set_random_state(x.device, random)
-        losses = self.recorder.run(lambda: self.step.update(x))
+        losses = self._run(x)
         n = len(_weights(self.step))
         moved, apart = _distance(before[:n], state[:n]), _distance(replayed[:n], state[:n])
         if not apart <= TOLERANCE * moved:

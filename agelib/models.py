@@ -131,7 +131,7 @@ def train(
     status, history = fit.attempt(step, images, run=run, checkpoint_every_s=checkpoint_every_s, **schedule)
     if status != "ok":
         return Model(method, prior, nets, status=status)
-    nets |= {name: step.modules[f"{name}_ema"] for name in nets if f"{name}_ema" in step.modules}
+    nets = {name: step.final(name) for name in nets}
     for net in nets.values():
         net.eval().requires_grad_(False)
     kept = {int(path.stem): path for path in sorted(places.glob("*.safetensors"))} if every else {}
@@ -205,7 +205,7 @@ def _step(method: str, nets: dict[str, nn.Module], prior: str, precision: str, s
 def _keeping(step: Step, name: str, every: int, folder: Path) -> Step:
     """`step` that also writes a network's weights, folder/<iteration>.safetensors, every so many iterations."""
     counter = _Counter()
-    net = step.modules.get(f"{name}_ema", step.modules[name])
+    net = step.final(name)
 
     def after() -> None:
         counter.n += 1

@@ -150,7 +150,7 @@ def train(
             found.append(Rival(name, method, None, None, epochs, 0, 0.0, status, history))
             break
         history = rows
-        g, e = (copy.deepcopy(step.modules.get(f"{name}_ema", nets.get(name))) for name in "ge")
+        g, e = (copy.deepcopy(step.final(name)) for name in "ge")
         seconds = sum({row["stage"]: row["seconds"] for row in history}.values())
         passes = round(history[-1]["epoch"], 1)  # fewer than asked for where max_steps ends it
         found.append(Rival(name, method, g, e, passes, history[-1]["step"], seconds, "ok", history))

@@ -42,6 +42,10 @@ class Step:
         if self.after is not None:
             self.after()
 
+    def final(self, name: str) -> nn.Module | None:
+        """The network `name` as evaluations take it: its average "<name>_ema" where one is kept; None: no such network."""
+        return self.modules.get(f"{name}_ema", self.modules.get(name))
+
     def start_epoch(self, epoch: int) -> None:
         """Set the learning rate of 0-based `epoch` on every optimizer; a function of the epoch alone."""
         if self.lr_at is None:

@@ -27,12 +27,12 @@ class Trained:
         return self.history[-1]["seconds"] if self.history else 0.0
 
 
-def run_fit(step: Step, nets: dict[str, nn.Module], images, **settings) -> dict:
-    """`fit.attempt` with its settings; the fields of a Trained but its method: g (its average, if the step keeps one), e,
-    status and history. Both networks no longer take gradients."""
+def run_fit(step: Step, images, **settings) -> dict:
+    """`fit.attempt` with its settings; the fields of a Trained but its method: g and e (their averages, where the step keeps
+    them), status and history. Both networks no longer take gradients."""
     status, history = fit.attempt(step, images, **settings)
-    g = step.modules.get("g_ema", nets["g"])
-    for net in (g, nets.get("e")):
+    found = {name: step.final(name) for name in "ge"}
+    for net in found.values():
         if net is not None:
             net.eval().requires_grad_(False)
-    return {"g": g, "e": nets.get("e"), "status": status, "history": history}
+    return found | {"status": status, "history": history}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tape import Tape
 
-from agelib import age, conditional, fast, fit, graphs, models, networks
+from agelib import age, bench, conditional, fast, fit, graphs, models, networks
 from agelib.baselines import ali, gan, pix2pix, vae
 from agelib.run import Run
 
@@ -173,7 +173,6 @@ def test_a_run_whose_rate_is_a_tensor_resumes_where_it_is_a_number_and_back(tmp_
         step.after = lambda: seen.append(step.optimizers["g"].param_groups[0]["lr"])
         return step
 
-    step = noting(age_step())
     monkeypatch.setattr(fit, "_differences", lambda old, new: [])  # more iterations than it was made for
     with monkeypatch.context() as cpu:
         cpu.setattr(fast, "lr_on_device", lambda device: False)
@@ -233,6 +232,17 @@ def test_the_cuda_recorder_works_on_its_own_stream_and_leaves_the_present_one(mo
     with pytest.raises(RuntimeError, match="Invalidated"):
         recorder.record(dict)
     assert current[0] == "default"
+
+
+def test_the_benchmark_times_replays_where_there_is_a_recorder(tapes, monkeypatch):
+    x = torch.rand(B, 3, 32, 32)
+    step = age_step()
+    update = bench.as_in_fit(step, x)
+    ran = tapes[0].n_run
+    update(x)
+    assert (tapes[0].n_run, tapes[0].n_replayed) == (ran, graphs.TRIALS + 1)
+    monkeypatch.setattr(graphs, "recorder", lambda device: None)
+    assert bench.as_in_fit(step, x) is step
 
 
 def test_no_recorder_on_a_cpu():

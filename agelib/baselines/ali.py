@@ -19,7 +19,6 @@ Not copied: BatchNorm's epsilon, which is this framework's.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import asdict, dataclass
 
@@ -319,7 +318,7 @@ def make_step(nets: dict[str, nn.Module], cfg: AliConfig) -> Step:
     betas = (cfg.beta1, cfg.beta2)
     lrs = {"d": cfg.lr if cfg.d_lr is None else cfg.d_lr}
     optimizers = {name: fast.adam(net, lrs.get(name, cfg.lr), betas) for name, net in nets.items()}
-    averages = {f"{name}_ema": copy.deepcopy(nets[name]).requires_grad_(False) for name in "ge" if cfg.ema}
+    averages = fast.Averages(nets, {"g": cfg.ema, "e": cfg.ema})
 
     def update(x: Tensor) -> dict[str, Tensor]:
         z = torch.randn(len(x), g.M, device=device)
@@ -339,11 +338,10 @@ def make_step(nets: dict[str, nn.Module], cfg: AliConfig) -> Step:
         torch.autograd.backward(g_loss, inputs=of_ge)
         for optimizer in optimizers.values():
             optimizer.step()
-        for name, average in averages.items():
-            fast.average_into(average, nets[name[0]], cfg.ema)
+        averages.update()
         logs = {"d_loss": d_loss, "g_loss": g_loss, "p_real": real.sigmoid().mean(), "p_fake": fake.sigmoid().mean()}
         logs["sigma"] = log_sigma.exp().mean()
         return {name: value.detach() for name, value in logs.items()}
 
     config = asdict(cfg) | {"method": "ali", "precision": precision}
-    return Step(update, nets | averages, optimizers, None, config)
+    return Step(update, nets | averages.modules, optimizers, None, config)
