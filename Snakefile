@@ -1,10 +1,12 @@
-# One rule: papermill runs a notebook, nbconvert renders it. The list of runs comes from the profile; tools/runner.py (that is,
-# ./run_all.sh) checks it and hands it over as results/.plan/<profile>/runs.json. By hand, after one ./run_all.sh --dry-run:
-#   snakemake --directory results --configfile results/.plan/quick/runs.json --cores 2
-# Paths here are relative to the results folder.
+# One rule: papermill runs a notebook, nbconvert renders it. suite/runner.py (that is, ./run_all.sh) decides which runs there
+# are to do and hands them over as results/.plan/<profile>/runs.json. Paths here are relative to the results folder.
+#
+# A job's only output is <run>/.done, the fingerprint of its inputs: Snakemake removes the outputs of a failed job, and the
+# results of an earlier, better one shall stay. The notebook moves its numbers into place by its last cell; while it runs, and
+# where it fails, it is <run>/.new/notebook.ipynb, traceback and all.
 
 PROFILE = config["profile"]
-RUNS = config["runs"]  # run -> {notebook: path, needs: [metrics.json of the runs that come first]}
+RUNS = config["runs"]  # run -> {notebook: path, needs: runs of these that come first, fingerprint}
 
 
 wildcard_constraints:
@@ -13,25 +15,27 @@ wildcard_constraints:
 
 rule all:
     input:
-        expand(f"{PROFILE}/{{run}}/{{file}}", run=config["targets"], file=["metrics.json", "notebook.html"]),
+        expand(f"{PROFILE}/{{run}}/.done", run=RUNS),
 
 
 rule notebook:
     input:
+        lambda wildcards: [f"{PROFILE}/{need}/.done" for need in RUNS[wildcards.run]["needs"]],
+    output:
+        f"{PROFILE}/{{run}}/.done",
+    params:
         notebook=lambda wildcards: RUNS[wildcards.run]["notebook"],
         parameters=f".plan/{PROFILE}/{{run}}.yaml",
-        needs=lambda wildcards: RUNS[wildcards.run]["needs"],
-    output:
-        metrics=f"{PROFILE}/{{run}}/metrics.json",
-        html=f"{PROFILE}/{{run}}/notebook.html",
-    log:
-        # Not an output: a failed job's notebook holds the traceback and must stay.
-        f"{PROFILE}/{{run}}/notebook.ipynb",
+        done=lambda wildcards: '{"fingerprint": "%s"}' % RUNS[wildcards.run]["fingerprint"],
+        run=f"{PROFILE}/{{run}}",
+        new=f"{PROFILE}/{{run}}/.new",
     threads: config["threads"]  # all cores, one notebook at a time, unless the profile says otherwise
     resources:
         gpu=config["gpu"],  # 1 where there is a GPU: one notebook at a time holds it
     shell:
-        "export OMP_NUM_THREADS={threads}; "
-        "{config[python]:q} -m papermill {input.notebook:q} {log:q} -f {input.parameters:q} -k python3 --cwd {config[root]:q}"
-        " --no-progress-bar --log-level WARNING && "
-        "{config[python]:q} -m nbconvert {log:q} --to html --output notebook.html --log-level ERROR"
+        "export OMP_NUM_THREADS={threads}; rm -rf {params.new:q} && mkdir -p {params.new:q} && "
+        "{config[python]:q} -m papermill {params.notebook:q} {params.new:q}/notebook.ipynb -f {params.parameters:q} -k python3"
+        " --cwd {config[root]:q} --no-progress-bar --log-level WARNING && "
+        "{config[python]:q} -m nbconvert {params.new:q}/notebook.ipynb --to html --output notebook.html --log-level ERROR && "
+        "test -f {params.run:q}/metrics.json && mv {params.new:q}/notebook.* {params.run:q}/ && rm -rf {params.new:q} && "
+        "echo {params.done:q} > {output:q}"

@@ -4,4 +4,4 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$root/tools/setup.sh"
 setup_python "$root"
-exec "$PYTHON" "$root/tools/runner.py" "$@"
+exec "$PYTHON" -P -m suite.runner "$@"

@@ -16,51 +16,51 @@ printed losses with the weights that keep this balance: its KL is half as steep,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
-from agelib import fast, losses, sphere
-from agelib.step import Step
+from agelib import losses, networks, sphere
+from agelib.training import hardware
+from agelib.training.step import Averages, Step, check_config, halved, stabiliser
 
+LABEL = "AGE"
 OBJECTIVES = ("released", "paper")
-DIVERGENCES = ("gaussian", "nearest")
-RECON_X = {"l1": losses.recon_x_l1, "l2": losses.recon_x_l2}
+NETS = ("released", "decoder")
 
 
-@dataclass(frozen=True)
-class AgeConfig:
-    """Settings of one AGE training; the defaults are the released CIFAR-10 command's."""
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """The settings of the game and its optimiser; the defaults are the released CIFAR-10 command's."""
 
     M: int = 128  # dimensions of z
     prior: str = "sphere"  # law of z: sphere | gaussian
     objective: str = "released"  # released: kl_released, cosine L_Z | paper: eq. 7, squared L2 (module docstring)
-    divergence: str = "gaussian"  # gaussian: fitted diagonal Gaussian | nearest: Kozachenko-Leonenko
+    divergence: str = "gaussian"  # of losses.DIVERGENCES; gaussian: fitted diagonal Gaussian | nearest: Kozachenko-Leonenko
     lam: float = 1000.0  # released scale; lam_per_sample is its weight on |z - egz|^2
     mu: float = 10.0  # on the mean absolute (recon_x l2: squared) pixel difference, pixels in [-1, 1]
-    recon_x: str = "l1"  # L_X: l1: mean absolute difference, eq. 3 | l2: mean squared, another choice of the released code
     n_g_steps: int = 2  # generator updates per encoder update
     lr: float = 2e-4  # Adam, both networks
     drop_lr: int = 40  # halve lr when epoch % drop_lr == drop_lr - 1, 0-based; 0: never
     beta1: float = 0.5
     beta2: float = 0.999
-    recon_x_in_g: float = 0.0  # weight of L_X in the generator's loss; the paper's answer is 0
-    margin: float | None = None  # stabiliser: the encoder's KL(ex) - KL(egz) stops counting below -margin
-    extra_kl_real: float = 0.0  # stabiliser: KL(ex) once more in the encoder's loss, with this weight, outside the margin
-    ema: float = 0.0  # stabiliser: decay a step of an averaged generator "g_ema" for samples; 0: none
-    ema_e: float = 0.0  # stabiliser: decay a step of an averaged encoder "e_ema" for reconstructions; 0: none
     precision: str = "auto"  # fp32 | bf16 | auto: bf16 where the processor multiplies it natively
+    recon_x: str = stabiliser("l1", "{} for L_X")  # l1: mean absolute difference, eq. 3 | l2: mean squared
+    recon_x_in_g: float = stabiliser(0.0, "L_X in g with weight {:g}")  # weight of L_X in the generator's loss
+    adversarial: bool = stabiliser(True, "no divergences")  # False leaves both out of the losses: a control
+    margin: float | None = stabiliser(None, "margin {}")  # the encoder's KL(ex) - KL(egz) stops counting below -margin
+    extra_kl_real: float = stabiliser(0.0, "extra KL real {:g}")  # weight of one more KL(ex) in e's loss, no margin
+    ema: float = stabiliser(0.0, "averaged generator {:g}")  # share of an averaged g, for samples, that a step keeps
+    ema_e: float = stabiliser(0.0, "averaged encoder {:g}")  # of an averaged e, for reconstructions
 
     def __post_init__(self):
-        choices = {"objective": OBJECTIVES, "divergence": DIVERGENCES, "prior": sphere.PRIORS, "recon_x": tuple(RECON_X)}
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}")
-        if self.n_g_steps < 1 or self.drop_lr < 0 or self.M < 1 or self.extra_kl_real < 0:
-            raise ValueError("need M >= 1, n_g_steps >= 1, drop_lr >= 0 and extra_kl_real >= 0")
-        if not (0 <= self.ema < 1 and 0 <= self.ema_e < 1):
-            raise ValueError("need 0 <= ema < 1 and 0 <= ema_e < 1")
+        choices = {"objective": OBJECTIVES, "divergence": losses.DIVERGENCES, "prior": sphere.PRIORS}
+        choices |= {"recon_x": losses.RECON_X, "precision": hardware.PRECISIONS}
+        least = {"M": 1, "n_g_steps": 1, "drop_lr": 0, "lam": 0, "mu": 0, "recon_x_in_g": 0, "extra_kl_real": 0}
+        check_config(self, above={"lr": 0}, least=least, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices)
 
     @property
     def lam_per_sample(self) -> float:
@@ -72,26 +72,56 @@ class AgeConfig:
         """Weight of the mean pixel difference of L_X: mu as released, mu/2 beside eq. 7."""
         return self.mu / (2 if self.objective == "paper" else 1)
 
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of 0-based `epoch`: halved at the start of every epoch with epoch % drop_lr == drop_lr - 1."""
-        return halved(self.lr, epoch, self.drop_lr)
+    def floor(self, B: int) -> float | None:
+        """What KL(ex) and KL(egz) of batches of B codes are for the uniform sphere, the least there; None where unknown."""
+        if self.prior != "sphere" or self.divergence != "gaussian":
+            return None
+        released = self.objective == "released"
+        least = (losses.kl_released_minimum if released else losses.kl_eq7_minimum)(self.M)
+        return least + losses.kl_batch_bias(B, released)
 
 
-def halved(lr: float, epoch: int, drop_lr: int) -> float:
-    """lr, halved at the start of every 0-based epoch with epoch % drop_lr == drop_lr - 1; drop_lr 0: never."""
-    return lr * 0.5 ** ((epoch + 1) // drop_lr if drop_lr else 0)
+@dataclass(frozen=True, kw_only=True)
+class Config(Game):
+    """Settings of one AGE training: the game's, and the networks'; the defaults are the released CIFAR-10 command's."""
+
+    nets: str = "released"  # released: convolutional, 32 or 64 px | decoder: Wu et al.'s fully connected one for any size
+    width: int = 64  # channels of the narrowest layer of the released networks
+    e_width: int | None = stabiliser(None, "encoder of width {}")  # of the encoder's, if it shall differ
+    encoder: str = "mlp"  # beside the fully connected decoder: mlp | conv
+    in_bias: bool = stabiliser(False, "bias in the encoder's first layer")  # lets it see brightness and contrast
+    mean_bias: bool = stabiliser(False, "last bias at the data's mean")  # as ALI starts
+    spectral_norm: bool = stabiliser(False, "spectral norm")  # in the encoder
+    noisy_code: float = stabiliser(0.0, "noise {:g} on the code")  # see networks.NoisyCode
+
+    def __post_init__(self):
+        super().__post_init__()
+        choices = {"nets": NETS, "encoder": ("mlp", "conv")}
+        check_config(self, least={"width": 1, "e_width": 1, "noisy_code": 0}, choices=choices)
 
 
-def divergence(cfg: AgeConfig):
-    """The function codes (B, M) -> scalar that `cfg` trains. Nearest-neighbour estimates are in eq. 7's units and are
-    doubled beside the released weights, as the released form doubles eq. 7."""
-    if cfg.divergence == "nearest":
-        scale = 2.0 if cfg.objective == "released" else 1.0
-        return lambda e: scale * losses.kl_nearest(e, cfg.prior)
-    return losses.kl_released if cfg.objective == "released" else losses.kl_eq7
+def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:
+    """{"g", "e"} for images of `shape` (C, H, W), initialised from torch's global RNG; mean: of the data, for the last bias.
+
+    Raises ValueError for a shape that there are no networks for.
+    """
+    if cfg.nets == "decoder":
+        g = networks.published_decoder(shape, cfg.M)
+        dims = (math.prod(shape), 1024, 256, 256, 64, cfg.M)
+        conv = cfg.encoder == "conv"
+        e = networks.ConvEncoder(shape, cfg.M, cfg.prior) if conv else networks.MlpEncoder(dims, cfg.prior)
+        networks.start_decoder(g, mean and mean(5000))
+    else:
+        C, size = shape[0], networks.square(shape)
+        g = networks.Generator(size, cfg.M, C, cfg.width, out_bias=cfg.mean_bias)
+        networks.initialise(g)
+        e = networks.Encoder(size, cfg.M, C, cfg.e_width or cfg.width, cfg.prior, cfg.in_bias, cfg.spectral_norm)
+        if cfg.mean_bias and mean is not None:
+            g.set_mean(mean(5000).mean((1, 2)))
+    return {"g": g, "e": networks.NoisyCode(e, cfg.noisy_code) if cfg.noisy_code else e}
 
 
-def recon_z(cfg: AgeConfig):
+def recon_z(cfg: Game) -> Callable[[Tensor, Tensor], Tensor]:
     """The function (egz, z) -> weighted L_Z. On the sphere the released cosine form; a Gaussian prior has no unit codes,
     so it takes the squared distance with the weight lam_per_sample (the released code kept the cosine there)."""
     if cfg.objective == "released" and cfg.prior == "sphere":
@@ -100,31 +130,30 @@ def recon_z(cfg: AgeConfig):
 
 
 def make_step(
-    nets: dict[str, nn.Module],
-    cfg: AgeConfig,
-    *,
-    given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,),
-    adversarial: bool = True,
+    nets: dict[str, nn.Module], cfg: Game, *, given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,)
 ) -> Step:
     """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
 
-    nets: {"g", "e"} from `networks.build`. The step logs l_x (as cfg.recon_x has it), l_z (1 - mean cos on the sphere, mean
-    squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over coordinates
-    of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere); each before the
-    update that it is part of. given: what a batch is made of, x first, then what g and e are told beside the code and x
-    (`agelib.conditional`). adversarial: False leaves both divergences out of the losses: an experiment's control.
+    nets: {"g", "e"} of `build`. The step logs l_x (as cfg.recon_x has it), l_z (1 - mean cos on the sphere, mean squared
+    distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over coordinates of the
+    batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere); each before the update that it
+    is part of. given: what a batch is made of, x first, then what g and e are told beside the code and x
+    (`agelib.conditional`).
     """
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device
-    precision = fast.choose_precision(cfg.precision, device)
-    KL, L_Z, L_X = divergence(cfg), recon_z(cfg), RECON_X[cfg.recon_x]
-    opt_g, opt_e = (fast.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
-    averages = fast.Averages(nets, {"g": cfg.ema, "e": cfg.ema_e})
+    precision = hardware.choose_precision(cfg.precision, device)
+    divergence, L_Z, L_X = losses.DIVERGENCES[cfg.divergence][cfg.objective], recon_z(cfg), losses.RECON_X[cfg.recon_x]
+    opt_g, opt_e = (hardware.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
+    averages = Averages(nets, {"g": cfg.ema, "e": cfg.ema_e})
+
+    def KL(codes: Tensor) -> Tensor:
+        return divergence(codes, cfg.prior)
 
     def encoder_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(False), e.requires_grad_(True)
         z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
-        with fast.autocast(device, precision):
+        with hardware.autocast(device, precision):
             ex = e(x, *c)
             gex = g(ex, *c)  # gradient passes through g into e
             egz = e(g(z, *c).detach(), *c)  # the fake batch: its own pass, its own batch statistics
@@ -133,18 +162,18 @@ def make_step(
         if cfg.margin is not None:
             gap = gap.clamp_min(-cfg.margin)
         opt_e.zero_grad()
-        (adversarial * (gap + cfg.extra_kl_real * kl_real) + cfg.mu_per_pixel_mean * l_x).backward()
+        (cfg.adversarial * (gap + cfg.extra_kl_real * kl_real) + cfg.mu_per_pixel_mean * l_x).backward()
         opt_e.step()
         return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "var_real": losses.moments(ex.detach())[1].mean()}
 
     def generator_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(True), e.requires_grad_(False)
         z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
-        with fast.autocast(device, precision):
+        with hardware.autocast(device, precision):
             egz = e(g(z, *c), *c)
             gex = g(e(x, *c), *c) if cfg.recon_x_in_g else None
         kl_fake = KL(egz)
-        loss = adversarial * kl_fake + L_Z(egz, z)
+        loss = cfg.adversarial * kl_fake + L_Z(egz, z)
         if gex is not None:
             loss = loss + cfg.recon_x_in_g * L_X(gex, x)
         opt_g.zero_grad()
@@ -161,5 +190,24 @@ def make_step(
         averages.update()
         return logs
 
-    modules = {"g": g, "e": e} | averages.modules
-    return Step(update, modules, {"g": opt_g, "e": opt_e}, cfg.lr_at, asdict(cfg) | {"precision": precision})
+    optimizers = {"g": opt_g, "e": opt_e}
+    lr_at = lambda epoch, n_epochs: halved(cfg.lr, epoch, cfg.drop_lr)  # noqa: E731
+    return Step(update, {"g": g, "e": e} | averages.modules, optimizers, lr_at, precision)
+
+
+def features(
+    nets: dict[str, nn.Module], *, layers: Sequence[int] | None = None, pool: int | None = 4, code: bool = True,
+    moment: str = "after",
+) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
+    """Outputs of the encoder's hidden layers and the code, uint8 (n, C, H, W) -> (n, D); not published, after ALI and DCGAN.
+
+    F2 by default: maxima over windows that leave pool x pool; F1 with pool None. At 32 px, width 64 and M 64: 7,232 and
+    28,736 dimensions. layers: which hidden layers, from 1; None: all. code: whether the code is the last part. moment:
+    before or after the nonlinearity.
+    """
+    e = nets["e"]
+    positions = networks.hidden_layers(e, moment)
+    layers = range(1, len(positions) + 1) if layers is None else layers
+    if not set(layers) <= set(range(1, len(positions) + 1)) or not (layers or code):
+        raise ValueError(f"layers are from 1 to {len(positions)}, got {list(layers)}; without any, code must be True")
+    return networks.layer_features(e, [positions[i - 1] for i in layers], pool=pool, code=e if code else None)

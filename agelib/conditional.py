@@ -13,26 +13,35 @@ A batch lends its own L to the generated half, so real and generated codes are c
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agelib import age, color, fast, losses, networks, sphere
-from agelib.step import Step
+from agelib import age, color, images, networks
+from agelib.training.step import Step, check_config, stabiliser
+
+LABEL = "AGE"
 
 
-@dataclass(frozen=True)
-class ConditionalConfig(age.AgeConfig):
-    """Settings of one conditional AGE training: those of `AgeConfig`, with defaults for M = 3.
-
-    adversarial: False drops both divergences, which leaves a conditional autoencoder where recon_x_in_g > 0: the control.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Config(age.Game):
+    """Settings of one conditional AGE training: the game's, with defaults for M = 3, and the networks'."""
 
     M: int = 3
     lam: float = 50.0  # lam/(2M) = 8.3 on the squared distance of one code; 25 to 100 keep to the published 4 to 17
     drop_lr: int = 60
-    adversarial: bool = True
+    width: int = 32  # channels of the generator's first layer
+    e_width: int = 64  # of the encoder's
+    n_blocks: int = 5  # residual blocks
+    in_bias: bool = stabiliser(False, "bias in the encoder's first layer")
+    ab_gain: float = stabiliser(1.0, "colours seen {:g} times stronger")  # by the encoder
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_config(self, above={"ab_gain": 0}, least={"width": 1, "e_width": 1, "n_blocks": 0})
 
 
 class ColorGenerator(nn.Module):
@@ -103,61 +112,89 @@ def check(z: Tensor, L: Tensor, M: int) -> None:
         raise ValueError(f"the generator takes {want}, got {tuple(z.shape)} and {tuple(L.shape)}")
 
 
-def build(
-    size: int,
-    M: int = 3,
-    *,
-    width: int = 32,
-    e_width: int = 64,
-    n_blocks: int = 5,
-    prior: str = "sphere",
-    in_bias: bool = False,
-    ab_gain: float = 1.0,
-    device: torch.device | str = "cpu",
-) -> dict[str, nn.Module]:
-    """The pair {"g": ColorGenerator, "e": ColorEncoder} for 32 or 64 px on `device`, from torch's global RNG."""
-    nets = {"g": ColorGenerator(M, width, n_blocks), "e": ColorEncoder(size, M, e_width, prior, in_bias, ab_gain)}
-    return {name: net.to(device, memory_format=torch.channels_last) for name, net in nets.items()}
+def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:
+    """The pair {"g": ColorGenerator, "e": ColorEncoder} for RGB images of 32 or 64 px, from torch's global RNG.
+
+    Raises ValueError for a shape that there are no networks for.
+    """
+    size = networks.square(shape)
+    g = ColorGenerator(cfg.M, cfg.width, cfg.n_blocks)
+    return {"g": g, "e": ColorEncoder(size, cfg.M, cfg.e_width, cfg.prior, cfg.in_bias, cfg.ab_gain)}
 
 
-def make_step(nets: dict[str, nn.Module], cfg: ConditionalConfig) -> Step:
+def given(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the networks make of images (B, 3, H, W) in [-1, 1]: the colours (B, 2, H, W) and the lightness (B, 1, H, W)."""
+    return color.split(x)[::-1]
+
+
+def make_step(nets: dict[str, nn.Module], cfg: Config) -> Step:
     """`age.make_step` on images (B, 3, H, W) in [-1, 1], RGB: x their ab, and L told to both networks.
 
     nets: {"g", "e"} of `build`. Logged l_x is the mean |g(e(x|L)|L) - x| of ab/110.
     """
-    return age.make_step(nets, cfg, given=lambda images: color.split(images)[::-1], adversarial=cfg.adversarial)
+    return age.make_step(nets, cfg, given=given)
 
 
-@dataclass(frozen=True)
-class RegressionConfig:
-    """Settings of the plain control: mean |g(z|L) - x| alone, z drawn anew each time, so that nothing rewards its use."""
-
-    lr: float = 2e-4  # Adam
-    drop_lr: int = 60  # as in AgeConfig
-    beta1: float = 0.5
-    beta2: float = 0.999
-    precision: str = "auto"
+# ------------------------------------------------------------------------------------------------------- colours
 
 
-def make_regression_step(nets: dict[str, nn.Module], cfg: RegressionConfig) -> Step:
-    """One update of nets["g"], a ColorGenerator, on images (B, 3, H, W) in [-1, 1], RGB. Logs l_x, on ab/110."""
-    g = nets["g"]
-    device = next(g.parameters()).device
-    precision = fast.choose_precision(cfg.precision, device)
-    opt_g = fast.adam(g, cfg.lr, (cfg.beta1, cfg.beta2))
+def lightness(batch: np.ndarray) -> Tensor:
+    """L/50 - 1 (N, 1, H, W) of uint8 images, RGB or grey."""
+    x = images.to_float(batch)
+    return color.split(x.expand(-1, 3, -1, -1))[0]
 
-    def update(images: Tensor) -> dict[str, Tensor]:
-        L, x = color.split(images)
-        with fast.autocast(device, precision):
-            gx = g(sphere.sample(len(x), g.M, device=device), L)
-        l_x = losses.recon_x_l1(gx, x)
-        opt_g.zero_grad()
-        l_x.backward()
-        opt_g.step()
-        return {"l_x": l_x.detach()}
 
-    config = asdict(cfg) | {"method": "regression", "precision": precision}
-    return Step(update, {"g": g}, {"g": opt_g}, lambda epoch: age.halved(cfg.lr, epoch, cfg.drop_lr), config)
+def colours(batch: np.ndarray) -> np.ndarray:
+    """The images' own ab in Lab units, float32 (N, 2, H, W), for uint8 RGB images."""
+    return (color.split(images.to_float(batch))[1] * color.AB_SCALE).numpy()
+
+
+def coloured_only(batch: np.ndarray, name: str, batch_size: int = 500) -> np.ndarray:
+    """Which of the uint8 images (N, 3, H, W) have colour, (N,) bool; see `color.is_grey`.
+
+    Raises ValueError for a set to learn from, `name`, that has fewer than half of them in colour, with the count.
+    """
+    if batch.ndim != 4 or batch.shape[1] != 3:
+        raise ValueError(f"{name}: colours are learnt from RGB images (N, 3, H, W), got {batch.shape}")
+    parts = [color.is_grey(images.to_float(batch[i : i + batch_size])) for i in range(0, len(batch), batch_size)]
+    grey = torch.cat(parts).numpy()
+    if grey.mean() > 0.5:
+        raise ValueError(f"{name}: {grey.sum():,} of {len(batch):,} images are grey; there are no colours to learn")
+    return ~grey
+
+
+def paint(model: Any, batch: np.ndarray, z: Tensor, batch_size: int = 250) -> np.ndarray:
+    """K colorizations of each image by a trained model of any colour method (`agelib.Model`): uint8 (N, 3 or 1, H, W), of
+    which L alone is seen, and codes (K, M) for all images or (N, K, M) -> ab in Lab units, float32 (N, K, 2, H, W). A pair
+    alone decides its colours, but for pix2pix's dropout."""
+    N, K, g = len(batch), z.shape[-2], model.g
+    L = lightness(batch)
+    codes, which = z.expand(N, K, -1).reshape(N * K, -1), torch.arange(N).repeat_interleave(K)
+    with images.evaluating(g):
+        parts = [
+            g(codes[i].to(model.device), L[which[i]].to(model.device)).cpu() for i in torch.arange(N * K).split(batch_size)
+        ]
+    ab = torch.cat(parts) * color.AB_SCALE
+    return ab.view(N, K, *ab.shape[1:]).numpy()
+
+
+def reconstruct(model: Any, batch: np.ndarray) -> np.ndarray:
+    """g(e(x|L)|L) in Lab units, (N, 2, H, W), for uint8 images (N, 3, H, W)."""
+    return paint(model, batch, model.encode(batch)[:, None])[:, 0]
+
+
+def transfer(model: Any, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """g(e(x1|L1)|L2), Figure 4 (b): the colours of each source on each target, Lab units, (targets, sources, 2, H, W)."""
+    return paint(model, targets, model.encode(sources))
+
+
+def pictures(batch: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, float]:
+    """Colorizations (N, K, 2, H, W) in Lab units on the L of the images they were made for, as uint8 (N, K, 3, H, W), and
+    the share of their pixels that no sRGB colour has, which were clipped."""
+    K = ab.shape[1]
+    L = lightness(batch).repeat_interleave(K, 0)
+    x, outside = color.join(L, torch.from_numpy(ab).flatten(0, 1) / color.AB_SCALE)
+    return images.to_uint8(x).reshape(len(batch), K, 3, *ab.shape[3:]), outside.float().mean().item()
 
 
 def _normed(layer: nn.Module) -> list[nn.Module]:

@@ -56,27 +56,21 @@ def kl_released(e: Tensor, floor: float = 1e-12) -> Tensor:
     return ((var.square() + m.square()) / 2 - var.clamp_min(floor).log() - 0.5).mean()
 
 
-def kl_released_pq(e: Tensor, floor: float = 1e-12) -> Tensor:
-    """The released code's other direction (`KLN01Loss`, direction pq): mean_j[(1 + m_j^2)/(2 v_j^2) + log v_j - 1/2].
-
-    e: (B, M), B >= 2. The released commands never use it; kept because the released default is documented against it.
-    """
-    m, var = moments(e)
-    var = var.clamp_min(floor)
-    return ((1 + m.square()) / (2 * var.square()) + var.log() - 0.5).mean()
-
-
 def _log_ball(d: int) -> float:
     """log volume of the unit ball of R^d."""
     return 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1)
 
 
 def _nearest_log_distance(e: Tensor, floor: float) -> Tensor:
-    """log of the Euclidean distance from each row of e (B, M) to its nearest other row, shape (B,)."""
-    square = e.square().sum(1)
-    d2 = square[:, None] + square[None, :] - 2 * e @ e.T
-    d2 = d2.masked_fill(torch.eye(len(e), dtype=torch.bool, device=e.device), float("inf"))
-    return 0.5 * d2.min(dim=1).values.clamp_min(floor).log()
+    """log of the Euclidean distance from each row of e (B, M) to its nearest other row, shape (B,).
+
+    Which row is nearest is found by matrix products, how near from the difference: close pairs would cancel otherwise.
+    """
+    with torch.no_grad():
+        square = e.double().square().sum(1)
+        d2 = square[:, None] + square[None, :] - 2 * e.double() @ e.double().T
+        nearest = d2.masked_fill(torch.eye(len(e), dtype=torch.bool, device=e.device), float("inf")).argmin(1)
+    return 0.5 * (e - e[nearest]).square().sum(1).clamp_min(floor).log()
 
 
 def entropy_kozachenko_leonenko(e: Tensor, d: int | None = None, floor: float = 1e-12) -> Tensor:
@@ -142,3 +136,36 @@ def recon_z_cos(egz: Tensor, z: Tensor) -> Tensor:
     egz, z = _codes(egz, "egz"), _codes(z, "z")
     cos = (egz * z).sum(1) / (egz.norm(dim=1) * z.norm(dim=1))
     return 2 - cos.mean() / z.shape[1]
+
+
+def kl_eq7_minimum(M: int) -> float:
+    """Population value of eq. 7 for the uniform sphere, -1/2 + 1/(2M) + (log M)/2 nats a dimension.
+
+    The least value over all laws on the sphere: coordinate variances are 1/M and means 0.
+    """
+    return -0.5 + 0.5 / M + 0.5 * math.log(M)
+
+
+def kl_released_minimum(M: int) -> float:
+    """Population value of the released divergence for the uniform sphere, -1/2 + 1/(2M^2) + log M."""
+    return -0.5 + 0.5 / M**2 + math.log(M)
+
+
+def kl_batch_bias(B: int, released: bool = True) -> float:
+    """First-order upward bias of the batch estimate: [log(B/(B-1)) + 1/(B-1)]/2 for eq. 7, twice that as released.
+
+    The estimate on B codes of the uniform sphere sits near minimum + bias: 1.6028 (eq. 7) and 3.6902 (released) at
+    M = 64, B = 64.
+    """
+    if B < 2:
+        raise ValueError(f"a batch variance needs B >= 2 codes, got {B}")
+    return (math.log(B / (B - 1)) + 1 / (B - 1)) * (1.0 if released else 0.5)
+
+
+# name -> objective -> function of codes (B, M) and the prior, a scalar in the units of that objective: eq. 7's, or those of
+# the released form, which are twice as steep.
+DIVERGENCES = {
+    "gaussian": {"paper": lambda e, prior: kl_eq7(e), "released": lambda e, prior: kl_released(e)},
+    "nearest": {"paper": kl_nearest, "released": lambda e, prior: 2 * kl_nearest(e, prior)},
+}
+RECON_X = {"l1": recon_x_l1, "l2": recon_x_l2}

@@ -64,30 +64,6 @@ def slerp(z0: Tensor, z1: Tensor, t: Tensor | float) -> Tensor:
     return z / z.norm(dim=-1, keepdim=True)
 
 
-def kl_eq7_minimum(M: int) -> float:
-    """Population value of eq. 7 for the uniform sphere, -1/2 + 1/(2M) + (log M)/2 nats a dimension.
-
-    The least value over all laws on the sphere: coordinate variances are 1/M and means 0.
-    """
-    return -0.5 + 0.5 / M + 0.5 * math.log(M)
-
-
-def kl_released_minimum(M: int) -> float:
-    """Population value of the released divergence for the uniform sphere, -1/2 + 1/(2M^2) + log M."""
-    return -0.5 + 0.5 / M**2 + math.log(M)
-
-
-def kl_batch_bias(B: int, released: bool = True) -> float:
-    """First-order upward bias of the batch estimate: [log(B/(B-1)) + 1/(B-1)]/2 for eq. 7, twice that as released.
-
-    The estimate on B codes of the uniform sphere sits near minimum + bias: 1.6028 (eq. 7) and 3.6902 (released) at
-    M = 64, B = 64.
-    """
-    if B < 2:
-        raise ValueError(f"a batch variance needs B >= 2 codes, got {B}")
-    return (math.log(B / (B - 1)) + 1 / (B - 1)) * (1.0 if released else 0.5)
-
-
 def from_angles(theta: Tensor, phi: Tensor) -> Tensor:
     """Points of the sphere in R^3, (..., 3): polar angle theta from the third axis, azimuth phi from the first, in
     radians."""

@@ -1,25 +1,86 @@
-"""Train a tiny AGE in the folder given; the resume tests start, kill and restart this process."""
+"""Tiny trainings of every method; run as a program, it starts those that the kill tests name, each in a process of its own.
 
+    echo '["age, bf16", "/tmp/folder", {"max_steps": 40}]' | python tests/fit_worker.py
+
+prints the process's id, and its exit status when it has ended. Python and torch are started once for all of them.
+"""
+
+import json
+import os
 import sys
+import traceback
 
 import numpy as np
 import torch
+import torch._dynamo  # noqa: F401  the first optimizer imports it: here once for all processes
 
-from agelib import age, fit, networks
-from agelib.run import Run
+import agelib
+from agelib.metrics import classifier
+from agelib.model import METHODS
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
+LABELS = np.arange(24) % 3
+SCHEDULE = {"n_epochs": None, "max_steps": 16, "batch_size": 4, "seed": 3, "flip": True, "log_every": 7}
+TINY = {
+    "age": {"M": 4, "width": 4, "lr": 1e-3, "drop_lr": 1},
+    "conditional": {"width": 4, "e_width": 4, "n_blocks": 1},
+    "ali": {"M": 6, "width": 0.125},
+    "vae": {"M": 6, "width": 4},
+    "gan": {"M": 6, "width": 4},
+    "pix2pix": {"width": 4, "d_width": 4},
+    "regression": {"width": 4, "n_blocks": 1},
+}
+STABILISERS = {"margin": 0.5, "ema": 0.9, "ema_e": 0.8, "extra_kl_real": 0.3, "recon_x_in_g": 2.0, "recon_x": "l2"}
+STABILISERS |= {"spectral_norm": True, "in_bias": True, "noisy_code": 0.2}
+# what is trained: method, and settings beside the tiny ones; every method is there by itself
+VARIANTS = {method: (method, {"precision": "fp32"}) for method in METHODS} | {
+    "age, bf16": ("age", {"precision": "bf16"}),
+    "age, stabilised": ("age", {"precision": "fp32"} | STABILISERS),
+    "age, gaussian": ("age", {"precision": "fp32", "prior": "gaussian", "objective": "paper"}),
+    "age, nearest": ("age", {"precision": "fp32", "divergence": "nearest"}),
+    "age, decoder": ("age", {"precision": "fp32", "nets": "decoder", "encoder": "conv"}),
+    "conditional, averaged": ("conditional", {"precision": "fp32", "ema": 0.9, "drop_lr": 1}),
+    "ali, stabilised": ("ali", {"precision": "fp32", "noise": 0.1, "ema": 0.9, "d_lr": 1e-4, "init": "he"}),
+    "ali, maxout": ("ali", {"precision": "bf16", "nets": "cifar10"}),
+}
 
 
-def main(out_dir: str, precision: str = "fp32", n_steps: int = 60) -> None:
-    torch.set_num_threads(1)
-    run = Run(out_dir, {}, seed=3)
-    nets = networks.build(32, 4, channels=1, width=4)
-    step = age.make_step(nets, age.AgeConfig(M=4, precision=precision, ema=0.9, drop_lr=3))
-    images = np.random.default_rng(0).integers(0, 256, (70, 1, 32, 32), dtype=np.uint8)
-    fit.fit(
-        step, images, run=run, n_epochs=100, max_steps=int(n_steps), batch_size=8, seed=3, flip=True, log_every=7,
-        checkpoint_every_s=0.0,
-    )  # fmt: skip
+def settings(variant):
+    """(method, settings) of a variant, without the schedule."""
+    method, more = VARIANTS[variant]
+    return method, TINY.get(method, {}) | more
+
+
+def step(variant, **more):
+    """The Step of a variant on fresh networks for IMAGES."""
+    method, chosen = settings(variant)
+    torch.manual_seed(1)
+    config = METHODS[method].Config(**chosen | more)
+    return METHODS[method].make_step(METHODS[method].build(config, IMAGES.shape[1:]), config)
+
+
+def train(variant, folder, start=None, **schedule):
+    if variant == "classifier":
+        return classifier.train(IMAGES, LABELS, folder, width=4, device="cpu", **SCHEDULE | schedule)
+    method, chosen = settings(variant)
+    return agelib.train(method, IMAGES, folder, device="cpu", start=start, **chosen | SCHEDULE | schedule)
+
+
+def main():
+    for line in sys.stdin:
+        variant, folder, more = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            try:
+                train(variant, folder, **more)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torch.set_num_threads(1)
+    main()

@@ -1,15 +1,13 @@
-import dataclasses
-
 import pytest
 import torch
 
-from agelib import age, fast, losses, networks, sphere
+from agelib import age, losses, sphere
 
 
 def setup(seed=0, **settings):
     torch.manual_seed(seed)
-    cfg = age.AgeConfig(**({"M": 6, "precision": "fp32"} | settings))
-    nets = networks.build(32, cfg.M, width=4, prior=cfg.prior)
+    cfg = age.Config(**({"M": 6, "width": 4, "precision": "fp32"} | settings))
+    nets = age.build(cfg, (3, 32, 32))
     x = torch.rand(8, 3, 32, 32) * 2 - 1
     return nets, cfg, x
 
@@ -24,40 +22,46 @@ def moved(before, net, buffers=False):
 
 
 def test_weights_per_sample():
-    """lambda/(2M) on |z - egz|^2 as released, lambda/(4M) beside eq. 7 (table of the fact sheet, 1.4)."""
-    assert age.AgeConfig(M=128, lam=1000).lam_per_sample == pytest.approx(3.906, abs=1e-3)
-    assert age.AgeConfig(M=128, lam=2000).lam_per_sample == pytest.approx(7.813, abs=1e-3)
-    assert age.AgeConfig(M=64, lam=1000, objective="paper").lam_per_sample == pytest.approx(3.906, abs=1e-3)
-    assert age.AgeConfig(M=3, lam=1000).lam_per_sample == pytest.approx(166.67, abs=1e-2)
-    assert age.AgeConfig(mu=10, objective="paper").mu_per_pixel_mean == 5
+    """lambda/(2M) on |z - egz|^2 as released, lambda/(4M) beside eq. 7."""
+    for settings, weight in (
+        ({"M": 128, "lam": 1000}, 3.906),
+        ({"M": 128, "lam": 2000}, 7.8125),
+        ({"M": 64, "lam": 1000, "objective": "paper"}, 3.906),
+        ({"M": 3, "lam": 1000}, 166.667),
+    ):
+        assert age.Config(**settings).lam_per_sample == pytest.approx(weight, abs=1e-3)
+    assert age.Config(mu=10, objective="paper").mu_per_pixel_mean == 5 and age.Config(mu=10).mu_per_pixel_mean == 10
 
 
-def test_schedules_of_the_released_commands():
-    cifar = age.AgeConfig(lr=2e-4, drop_lr=40)
-    assert [cifar.lr_at(ep) for ep in (0, 38, 39, 78, 79, 118, 119, 149)] == pytest.approx(
-        [2e-4, 2e-4, 1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 2.5e-5]
-    )
-    celeba = age.AgeConfig(lr=2e-4, drop_lr=5)
-    assert [celeba.lr_at(ep) for ep in range(5)] == pytest.approx([2e-4] * 4 + [1e-4])
-    imagenet = age.AgeConfig(lr=2e-4, drop_lr=3)
-    assert [imagenet.lr_at(ep) for ep in range(6)] == pytest.approx([2e-4, 2e-4, 1e-4, 1e-4, 1e-4, 5e-5])
-    assert age.AgeConfig(drop_lr=0).lr_at(1000) == 2e-4
+def test_the_floor_of_the_divergence():
+    assert age.Config(M=64).floor(64) == pytest.approx(3.6902, abs=2e-3)
+    assert age.Config(M=64, objective="paper").floor(64) == pytest.approx(1.6028, abs=1e-3)
+    assert age.Config(prior="gaussian").floor(64) is None and age.Config(divergence="nearest").floor(64) is None
 
 
-def test_start_epoch_sets_both_optimizers():
-    nets, cfg, _ = setup(drop_lr=2)
+@pytest.mark.parametrize(
+    ("drop_lr", "halvings"),  # CIFAR-10's, CelebA's and Tiny ImageNet's released commands
+    [
+        (40, {0: 0, 38: 0, 38.99: 0, 39: 1, 78: 1, 79: 2, 118: 2, 119: 3, 149: 3}),
+        (5, {3: 0, 3.99: 0, 4: 1}),
+        (3, {1: 0, 2: 1, 4: 1, 5: 2}),
+        (0, {1000: 0}),
+    ],
+)
+def test_schedules_of_the_released_commands(drop_lr, halvings):
+    nets, cfg, _ = setup(drop_lr=drop_lr)
     step = age.make_step(nets, cfg)
-    step.start_epoch(1)
-    assert [o.param_groups[0]["lr"] for o in step.optimizers.values()] == [1e-4, 1e-4]
+    for epoch, n in halvings.items():
+        step.set_lr(epoch, 150)
+        assert [o.param_groups[0]["lr"] for o in step.optimizers.values()] == [pytest.approx(2e-4 * 0.5**n)] * 2
 
 
 @pytest.mark.parametrize(("recon_x", "in_g"), [("l1", 0.0), ("l2", 5.0)])
 def test_one_iteration_equals_the_losses_written_out(recon_x, in_g):
     """The same iteration from the formulas alone, with plain Adam and nothing frozen: same weights after it."""
     nets, cfg, x = setup(lam=300.0, mu=7.0, n_g_steps=2, recon_x=recon_x, recon_x_in_g=in_g)
-    reference, _, _ = setup(lam=300.0, mu=7.0)
+    reference, _, _ = setup()
     g, e = reference["g"], reference["e"]
-    g.load_state_dict(nets["g"].state_dict()), e.load_state_dict(nets["e"].state_dict())
     step = age.make_step(nets, cfg)
     torch.manual_seed(11)
     logs = step(x)
@@ -90,19 +94,20 @@ def test_one_iteration_equals_the_losses_written_out(recon_x, in_g):
 
 
 def test_encoder_step_leaves_the_generator_alone_and_learns_through_it():
-    nets, cfg, x = setup(lam=0.0)
+    nets, _, x = setup(lam=0.0)
     nets["g"].requires_grad_(False)
     # gradient of mu L_X alone reaches e through g(e(x)):
     losses.recon_x_l1(nets["g"](nets["e"](x)), x).backward()
     assert nets["e"].layers[0].weight.grad.abs().max() > 0
-    # the fake branch is detached: no gradient of KL(egz) reaches g
-    nets["g"].requires_grad_(True)
-    nets["g"].zero_grad(), nets["e"].zero_grad()
-    losses.kl_released(nets["e"](nets["g"](sphere.sample(8, 6)).detach())).backward()
-    assert all(p.grad is None for p in nets["g"].parameters())
+    for game in ({"adversarial": False}, {"adversarial": True, "n_g_steps": 1}):
+        nets, cfg, x = setup(lam=0.0, **game)
+        step = age.make_step(nets, cfg)
+        before = snapshot(nets["g"])
+        step(x)  # without divergences and L_Z nothing is left that may train g
+        assert bool(moved(before, nets["g"])) == game["adversarial"]
 
 
-def test_who_moves_when(monkeypatch):
+def test_who_moves_when():
     """With no generator learning rate only e moves, and the other way round; both nets' BatchNorm buffers always move."""
     for still, moving in (("g", "e"), ("e", "g")):
         nets, cfg, x = setup()
@@ -121,11 +126,11 @@ def test_generator_updates_move_kl_fake_and_l_z_down():
     step = age.make_step(nets, cfg)
     step.optimizers["e"].param_groups[0]["lr"] = 0.0
     z = sphere.sample(256, 6)
-    before = [nets["e"](nets["g"](z)).detach()]
+    before = nets["e"](nets["g"](z)).detach()
     step(x), step(x)
     after = nets["e"](nets["g"](z)).detach()
-    assert losses.kl_released(after) < losses.kl_released(before[0])
-    assert losses.recon_z_l2(after, z) < losses.recon_z_l2(before[0], z)
+    assert losses.kl_released(after) < losses.kl_released(before)
+    assert losses.recon_z_l2(after, z) < losses.recon_z_l2(before, z)
 
 
 def test_encoder_updates_move_the_gap_and_l_x_down():
@@ -145,23 +150,19 @@ def test_paper_objective_keeps_the_balance():
     gradients = {}
     for objective in age.OBJECTIVES:
         leaf = egz.clone().requires_grad_()
-        age.recon_z(age.AgeConfig(M=64, objective=objective))(sphere.project(leaf), z).backward()
+        age.recon_z(age.Config(M=64, objective=objective))(sphere.project(leaf), z).backward()
         gradients[objective] = leaf.grad
     assert torch.allclose(gradients["released"], 2 * gradients["paper"], atol=1e-5)
 
 
-def test_margin_stops_the_divergence_gradient():
-    nets, cfg, x = setup(margin=-100.0, mu=0.0)  # KL(ex) - KL(egz) is below 100: clamped, so nothing is left to learn
+@pytest.mark.parametrize(("margin", "learns"), [(-100.0, False), (100.0, True)])
+def test_margin_stops_the_divergence_gradient(margin, learns):
+    nets, cfg, x = setup(margin=margin, mu=0.0)  # -100: KL(ex) - KL(egz) is below 100: clamped, nothing is left to learn
     step = age.make_step(nets, cfg)
     before = snapshot(nets["e"])
     step.optimizers["g"].param_groups[0]["lr"] = 0.0
     step(x)
-    assert not moved(before, nets["e"])
-    nets, cfg, x = setup(margin=100.0, mu=0.0)  # far away: no effect
-    step = age.make_step(nets, cfg)
-    before = snapshot(nets["e"])
-    step(x)
-    assert moved(before, nets["e"])
+    assert bool(moved(before, nets["e"])) == learns
 
 
 def test_extra_kl_real_pulls_real_codes_where_the_margin_binds():
@@ -169,39 +170,26 @@ def test_extra_kl_real_pulls_real_codes_where_the_margin_binds():
     gradients = {}
     for weight in (0.0, 0.5):
         nets, cfg, x = setup(margin=-100.0, mu=0.0, extra_kl_real=weight)
-        step = age.make_step(nets, cfg)
-        step(x)
+        age.make_step(nets, cfg)(x)
         gradients[weight] = [p.grad.clone() for p in nets["e"].parameters()]
     assert all(not g.any() for g in gradients[0.0])
-    nets, cfg, x = setup()
-    nets["e"].train()
-    (0.5 * age.divergence(cfg)(nets["e"](x))).backward()
+    nets, _, x = setup()
+    (0.5 * losses.kl_released(nets["e"].train()(x))).backward()
     for got, p in zip(gradients[0.5], nets["e"].parameters(), strict=True):
         torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)
-
-
-def test_a_negative_weight_of_the_extra_divergence_is_refused():
-    with pytest.raises(ValueError, match="extra_kl_real >= 0"):
-        age.AgeConfig(extra_kl_real=-1.0)
 
 
 def test_averages_of_the_networks():
     nets, cfg, x = setup(ema=0.9, ema_e=0.7)
     step = age.make_step(nets, cfg)
-    assert sorted(step.modules) == ["e", "e_ema", "g", "g_ema"]
+    assert sorted(step.modules) == ["e", "e_ema", "g", "g_ema"] and sorted(step.optimizers) == ["e", "g"]
     old = {name: snapshot(nets[name]) for name in "ge"}
     step(x)
     for name, decay in (("g", 0.9), ("e", 0.7)):
         average = snapshot(step.modules[f"{name}_ema"])
         for k, v in nets[name].named_parameters():
             assert torch.allclose(average[k], decay * old[name][k] + (1 - decay) * v.detach(), atol=1e-6)
-    assert sorted(age.make_step(nets, dataclasses.replace(cfg, ema=0.0)).modules) == ["e", "e_ema", "g"]
-
-
-@pytest.mark.parametrize("settings", [{"ema": 1.0}, {"ema_e": 1.0}, {"ema_e": -0.1}])
-def test_a_decay_outside_its_range_is_refused(settings):
-    with pytest.raises(ValueError, match="0 <= ema_e < 1"):
-        age.AgeConfig(**settings)
+    assert sorted(age.make_step(*setup(ema_e=0.7)[:2]).modules) == ["e", "e_ema", "g"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +199,6 @@ def test_a_decay_outside_its_range_is_refused(settings):
         {"divergence": "nearest"},
         {"divergence": "nearest", "prior": "gaussian", "objective": "paper"},
         {"objective": "paper"},
-        {"recon_x_in_g": 5.0},
         {"recon_x": "l2", "recon_x_in_g": 5.0},
     ],
 )
@@ -235,15 +222,3 @@ def test_bf16_follows_fp32():
         runs[precision] = [{k: v.item() for k, v in step(x).items()} for _ in range(10)][-1]
     for key, value in runs["fp32"].items():
         assert runs["bf16"][key] == pytest.approx(value, rel=0.05, abs=0.02), key
-
-
-def test_unknown_words_are_refused():
-    for field in ("objective", "divergence", "prior", "recon_x"):
-        with pytest.raises(ValueError, match=f"unknown {field} 'x'"):
-            age.AgeConfig(**{field: "x"})
-    with pytest.raises(TypeError, match="lamda"):
-        age.AgeConfig(lamda=1000)
-    with pytest.raises(ValueError, match="auto, fp32, bf16"):
-        fast.choose_precision("fp8", "cpu")
-    assert dataclasses.is_dataclass(age.AgeConfig)
-

@@ -10,6 +10,10 @@ def unit(n, M, seed):
     return sphere.sample(n, M, generator=torch.Generator().manual_seed(seed))
 
 
+def mean_over(batches, function):
+    return torch.stack([function(e) for e in batches]).mean().item()
+
+
 def test_two_codes_by_hand():
     """codes [-1], [3]: m = 1, var = 4 (divided by B), s = 2."""
     e = torch.tensor([[-1.0], [3.0]])
@@ -17,28 +21,36 @@ def test_two_codes_by_hand():
     assert m.item() == 1 and var.item() == 4
     assert losses.kl_eq7(e).item() == pytest.approx(-0.5 + (4 + 1) / 2 - math.log(2))  # 1.306853
     assert losses.kl_released(e).item() == pytest.approx((16 + 1) / 2 - math.log(4) - 0.5)  # 6.613706
-    assert losses.kl_released_pq(e).item() == pytest.approx((1 + 1) / (2 * 16) + math.log(4) - 0.5)  # 0.948794
 
 
 def test_standard_normal_moments_give_zero():
     e = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])  # m = 0, var = 1 in both coordinates
-    for kl in (losses.kl_eq7, losses.kl_released, losses.kl_released_pq):
+    for kl in (losses.kl_eq7, losses.kl_released):
         assert kl(e).item() == pytest.approx(0.0, abs=1e-7)
 
 
-@pytest.mark.parametrize("M", [3, 10, 64, 128])
-def test_uniform_sphere_values(M):
-    """Closed forms of the fact sheet: K7* = -1/2 + 1/(2M) + log(M)/2, K_rel* = -1/2 + 1/(2 M^2) + log M."""
+@pytest.mark.parametrize(
+    "M, eq7, released",
+    [(3, 0.215973, 0.654168), (10, 0.701293, 1.807585), (64, 1.587254, 3.659005), (128, 1.929921, 4.352061)],
+)
+def test_least_values_are_those_of_the_uniform_sphere(M, eq7, released):
+    """K7* = -1/2 + 1/(2M) + log(M)/2, K_rel* = -1/2 + 1/(2 M^2) + log M."""
+    assert losses.kl_eq7_minimum(M) == pytest.approx(eq7, abs=1e-6)
+    assert losses.kl_released_minimum(M) == pytest.approx(released, abs=1e-6)
     e = unit(100_000, M, 5)
-    assert losses.kl_eq7(e).item() == pytest.approx(-0.5 + 0.5 / M + 0.5 * math.log(M), abs=1e-3)
-    assert losses.kl_released(e).item() == pytest.approx(-0.5 + 0.5 / M**2 + math.log(M), abs=1e-3)
+    assert losses.kl_eq7(e).item() == pytest.approx(eq7, abs=1e-3)
+    assert losses.kl_released(e).item() == pytest.approx(released, abs=1e-3)
 
 
 @pytest.mark.parametrize("M, eq7, released", [(3, 0.2273, 0.6784), (64, 1.6028, 3.6902), (128, 1.9456, 4.3834)])
-def test_batch_of_64_values(M, eq7, released):
+def test_batches_of_64_sit_at_the_least_value_and_their_bias(M, eq7, released):
     batches = [unit(64, M, seed) for seed in range(200)]
-    assert torch.stack([losses.kl_eq7(e) for e in batches]).mean().item() == pytest.approx(eq7, abs=3e-3)
-    assert torch.stack([losses.kl_released(e) for e in batches]).mean().item() == pytest.approx(released, abs=6e-3)
+    assert mean_over(batches, losses.kl_eq7) == pytest.approx(eq7, abs=3e-3)
+    assert mean_over(batches, losses.kl_released) == pytest.approx(released, abs=6e-3)
+    assert losses.kl_eq7_minimum(M) + losses.kl_batch_bias(64, released=False) == pytest.approx(eq7, abs=5e-3)
+    assert losses.kl_released_minimum(M) + losses.kl_batch_bias(64) == pytest.approx(released, abs=1e-2)
+    with pytest.raises(ValueError, match="B >= 2 codes, got 1"):
+        losses.kl_batch_bias(1)
 
 
 @pytest.mark.parametrize("M", [64, 128])
@@ -88,16 +100,19 @@ def test_reconstruction_reductions_by_hand():
     gex[1, 0, 0, 0] = -2.0
     assert losses.recon_x_l1(gex, x).item() == pytest.approx((4 + 2) / 8)
     assert losses.recon_x_l2(gex, x).item() == pytest.approx((4 + 4) / 8)
-    with pytest.raises(ValueError, match="shapes differ"):
-        losses.recon_x_l1(gex, x[:1])
+    for loss in losses.RECON_X.values():
+        with pytest.raises(ValueError, match="shapes differ"):
+            loss(gex, x[:1])
 
 
-def test_kozachenko_leonenko_two_points_by_hand():
-    """Two points at distance 2 on a line: H = log 2 + log V_1 + log 1 + gamma, V_1 = 2."""
-    e = torch.tensor([[0.0], [2.0]])
-    assert losses.entropy_kozachenko_leonenko(e).item() == pytest.approx(2 * math.log(2) + 0.5772157, abs=1e-5)
-    cross = 0.5 * math.log(2 * math.pi) + 0.5 * 2.0
-    assert losses.kl_nearest(e).item() == pytest.approx(cross - 2 * math.log(2) - 0.5772157, abs=1e-5)
+@pytest.mark.parametrize("at, distance", [(0.0, 2.0), (1.0, 2**-12), (1.0, 2**-15)])
+def test_kozachenko_leonenko_of_two_points_by_hand(at, distance):
+    """On a line, rho apart: H = log rho + log V_1 + log 1 + gamma, V_1 = 2; also closer than products can tell."""
+    e = torch.tensor([[at], [at + distance]])
+    H = math.log(distance) + math.log(2) + 0.5772157
+    assert losses.entropy_kozachenko_leonenko(e).item() == pytest.approx(H, abs=1e-5)
+    cross = 0.5 * math.log(2 * math.pi) + 0.5 * e.square().mean().item()
+    assert losses.kl_nearest(e).item() == pytest.approx(cross - H, abs=1e-5)
 
 
 def test_kozachenko_leonenko_on_a_normal_sample():
@@ -115,9 +130,8 @@ def test_log_volume_of_the_ball(M, ball):
 def test_nearest_neighbour_kl_on_the_sphere_at_batch_64(M, ambient, sphere_form):
     """Total nats, averaged over batches: the bias at B = 64 is large and known."""
     batches = [unit(64, M, seed) for seed in range(60)]
-    total = [torch.stack([M * losses.kl_nearest(e, prior) for e in batches]).mean().item() for prior in sphere.PRIORS]
-    assert total[0] == pytest.approx(sphere_form, abs=0.35)
-    assert total[1] == pytest.approx(ambient, abs=0.5)
+    assert M * mean_over(batches, lambda e: losses.kl_nearest(e, "sphere")) == pytest.approx(sphere_form, abs=0.35)
+    assert M * mean_over(batches, lambda e: losses.kl_nearest(e, "gaussian")) == pytest.approx(ambient, abs=0.5)
 
 
 def test_four_atoms_fool_eq7_and_not_the_nearest_neighbours():
@@ -130,8 +144,19 @@ def test_four_atoms_fool_eq7_and_not_the_nearest_neighbours():
     assert losses.kl_nearest(atoms, "sphere") > losses.kl_nearest(circle, "sphere") + 2
 
 
-def test_one_code_or_a_wrong_prior_is_refused():
-    with pytest.raises(ValueError, match="B >= 2"):
-        losses.kl_eq7(torch.ones(1, 3))
+@pytest.mark.parametrize("name", losses.DIVERGENCES)
+def test_the_released_form_is_about_twice_the_papers_and_both_refuse_one_code(name):
+    forms, prior = losses.DIVERGENCES[name], "sphere"
+    e, other = unit(64, 16, 1), sphere.project(unit(64, 16, 1) + 0.3)
+    rise = {objective: (kl(other, prior) - kl(e, prior)).item() for objective, kl in forms.items()}
+    assert rise["released"] == pytest.approx(2 * rise["paper"], rel=0.2) and rise["paper"] > 0
+    for kl in forms.values():
+        with pytest.raises(ValueError, match="B >= 2"):
+            kl(torch.ones(1, 3), prior)
+
+
+def test_a_wrong_prior_is_refused():
     with pytest.raises(ValueError, match="sphere, gaussian"):
         losses.kl_nearest(torch.ones(2, 3), "cube")
+    with pytest.raises(ValueError, match="M >= 2"):
+        losses.kl_nearest(torch.ones(2, 1), "sphere")

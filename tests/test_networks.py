@@ -1,8 +1,22 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from agelib import fast, networks
+from agelib import age, images, model, networks
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+
+
+def build(size=32, channels=3, mean=None, **settings):
+    torch.manual_seed(0)
+    return age.build(age.Config(**settings), (channels, size, size), mean)
+
+
+def counts(nets):
+    return tuple(networks.n_parameters(net) for net in nets.values())
 
 
 @pytest.mark.parametrize(
@@ -15,17 +29,14 @@ from agelib import fast, networks
     ],
 )
 def test_parameter_counts_are_the_released_ones(size, M, g, e):
-    nets = networks.build(size, M)
-    assert networks.n_parameters(nets["g"]) == g
-    assert networks.n_parameters(nets["e"]) == e
+    assert counts(build(size, M=M)) == (g, e)
 
 
 @pytest.mark.parametrize("size", networks.SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("prior", ["sphere", "gaussian"])
 def test_shapes_and_ranges(size, channels, prior):
-    torch.manual_seed(0)
-    nets = networks.build(size, 5, channels=channels, width=4, prior=prior)
+    nets = build(size, channels, M=5, width=4, prior=prior)
     x = nets["g"](torch.randn(6, 5))
     assert x.shape == (6, channels, size, size) and x.dtype == torch.float32 and x.abs().max() <= 1
     e = nets["e"](x)
@@ -37,17 +48,15 @@ def test_shapes_and_ranges(size, channels, prior):
 def test_quick_layers_equal_the_convolutions_that_they_stand_for():
     torch.manual_seed(0)
     z = torch.randn(3, 7)
-    layer = fast.FromVector(7, 5)
-    expected = nn.functional.conv_transpose2d(z[:, :, None, None], layer.weight)
-    assert torch.allclose(layer(z), expected, atol=1e-6)
-    layer = fast.ToVector(5, 7)
+    layer = networks.FromVector(7, 5)
+    assert torch.allclose(layer(z), nn.functional.conv_transpose2d(z[:, :, None, None], layer.weight), atol=1e-6)
+    layer = networks.ToVector(5, 7)
     x = torch.randn(3, 5, 4, 4)
     assert torch.allclose(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias).flatten(1), atol=1e-6)
 
 
 def test_initialisation():
-    torch.manual_seed(0)
-    nets = networks.build(64, 64)
+    nets = build(64, M=64)
     for net in nets.values():
         for m in net.modules():
             if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
@@ -59,8 +68,7 @@ def test_initialisation():
 
 
 def test_spectral_norm_bounds_the_largest_singular_value():
-    torch.manual_seed(0)
-    e = networks.build(32, 8, width=8, spectral_norm=True)["e"]
+    e = build(M=8, width=8, spectral_norm=True)["e"]
     for _ in range(30):
         e(torch.randn(4, 3, 32, 32))
     weights = [m.weight.flatten(1) for m in e.modules() if isinstance(m, nn.Conv2d)]
@@ -70,20 +78,20 @@ def test_spectral_norm_bounds_the_largest_singular_value():
 
 
 def test_mean_bias_sets_the_level():
-    torch.manual_seed(0)
-    g = networks.build(64, 4, width=4, out_bias=True)["g"]
-    g.set_mean(torch.tensor([-0.5, 0.0, 0.5]))
-    assert torch.tanh(g.layers[-1].bias).tolist() == pytest.approx([-0.5, 0.0, 0.5])
-    with pytest.raises(ValueError, match="out_bias"):
-        networks.build(64, 4, width=4)["g"].set_mean(torch.zeros(3))
+    mean = torch.tensor([-0.5, 0.0, 0.5]).view(3, 1, 1).expand(3, 64, 64)
+    last = build(64, M=4, width=4, mean=lambda n: mean, mean_bias=True)["g"].layers[-1]
+    assert torch.tanh(last.bias).tolist() == pytest.approx([-0.5, 0.0, 0.5])
+    assert build(64, M=4, width=4, mean=lambda n: mean)["g"].layers[-1].bias is None  # as released
 
 
 def test_wrong_sizes_are_refused_with_what_there_is():
     with pytest.raises(ValueError, match="48x48.*32x32, 64x64"):
-        networks.build(48, 4)
+        build(48, M=4)
     with pytest.raises(ValueError, match="1 or 3"):
-        networks.build(32, 4, channels=4)
-    nets = networks.build(32, 4, width=4)
+        build(channels=4, M=4)
+    with pytest.raises(ValueError, match="square images, got 32x64"):
+        age.build(age.Config(), (3, 32, 64))
+    nets = build(M=4, width=4)
     with pytest.raises(ValueError, match=r"\(B, 4\)"):
         nets["g"](torch.randn(2, 4, 1, 1))
     with pytest.raises(ValueError, match="32, 32"):
@@ -95,8 +103,7 @@ def test_a_first_bias_lets_the_encoder_see_contrast():
     x = torch.rand(16, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     distance = {}
     for in_bias in (False, True):
-        torch.manual_seed(0)
-        e = networks.build(32, 6, channels=1, width=8, in_bias=in_bias)["e"]
+        e = build(channels=1, M=6, width=8, in_bias=in_bias)["e"]
         convolutions = 8 * 16 + 16 * 8 * 16 + 32 * 16 * 16 + 6 * 32 * 16
         assert networks.n_parameters(e) == convolutions + 2 * (16 + 32) + 6 + 8 * in_bias
         with torch.no_grad():
@@ -105,7 +112,102 @@ def test_a_first_bias_lets_the_encoder_see_contrast():
 
 
 def test_an_encoder_of_its_own_width():
-    nets = networks.build(32, 8, channels=1, width=4, e_width=12)
-    plain, wide = (networks.build(32, 8, channels=1, width=width) for width in (4, 12))
-    assert networks.n_parameters(nets["g"]) == networks.n_parameters(plain["g"])
-    assert networks.n_parameters(nets["e"]) == networks.n_parameters(wide["e"]) > networks.n_parameters(plain["e"])
+    nets, plain, wide = (build(M=8, **s) for s in ({"width": 4, "e_width": 12}, {"width": 4}, {"width": 12}))
+    assert counts(nets) == (counts(plain)[0], counts(wide)[1]) and counts(wide)[1] > counts(plain)[1]
+
+
+def test_a_stochastic_code_is_noisy_in_training_alone():
+    e = build(M=6, width=4, noisy_code=0.5)["e"]
+    x = images.to_float(IMAGES)
+    a, b = e.train()(x), e.train()(x)
+    assert not torch.allclose(a, b, atol=1e-3)
+    torch.testing.assert_close(a.norm(dim=1), torch.ones(5))
+    assert torch.equal(e.eval()(x), e(x)) and torch.equal(e(x), e.net(x))
+    assert age.features({"e": e})(IMAGES[:2]).shape == (2, 16 * (4 + 8 + 16) + 6)
+
+
+@pytest.mark.parametrize("method", ["age", "ali", "vae", "gan"])
+def test_every_method_has_the_decoder_of_the_likelihood_experiment(method):
+    module = model.METHODS[method]
+    settings = {"M": 10} if method == "age" else {}
+    mean = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean[:, :3] = -1.0  # black, as a digit's margin
+    nets = module.build(module.Config(nets="decoder", **settings), (1, 28, 28), lambda n: mean)
+    assert networks.n_parameters(nets["g"]) == 1_149_904
+    start = nets["g"].layers[-1].bias.sigmoid().view(1, 28, 28)  # the output where its input is zero: the mean image
+    torch.testing.assert_close(start, ((mean + 1) / 2).clamp(0.01, 0.99))
+    y = nets["g"](torch.randn(5, 10))
+    assert y.shape == (5, 1, 28, 28) and y.abs().max() <= 1
+    if method == "age":
+        assert networks.n_parameters(nets["e"]) == 1_149_130
+    if method == "vae":
+        assert networks.n_parameters(nets["e"]) == 784 * 256 + 256 + 256 * 64 + 64 + 64 * 20 + 20
+
+
+def test_the_convolutional_encoder_beside_the_decoder():
+    for shape in ((1, 28, 28), (3, 32, 32)):
+        e = age.build(age.Config(nets="decoder", M=7, encoder="conv"), shape)["e"]
+        torch.testing.assert_close(e(torch.rand(4, *shape)).norm(dim=1), torch.ones(4))
+    with pytest.raises(ValueError, match="multiples of 4, got 32x30"):
+        age.build(age.Config(nets="decoder", encoder="conv"), (3, 32, 30))
+
+
+def test_a_gaussian_code_is_drawn_or_its_mean():
+    """mean 2 and sigma 3; a head of log variances says sigma^2 = 3."""
+    net = lambda x: torch.tensor([[2.0, math.log(3.0)]]).expand(len(x), 2)  # noqa: E731
+    x = torch.zeros(20_000, 1)
+    torch.manual_seed(0)
+    codes = networks.GaussianCode(net, sampled=True)(x)
+    assert codes.mean().item() == pytest.approx(2, abs=0.08) and codes.std().item() == pytest.approx(3, abs=0.06)
+    plain = networks.GaussianCode(net, sampled=False, head="log_variance")
+    assert set(plain(x).ravel().tolist()) == {2.0} and plain.moments(x)[1][0].item() == pytest.approx(math.log(3) / 2)
+    with pytest.raises(ValueError, match="unknown head 'sigma'; valid: log_sigma, log_variance"):
+        networks.GaussianCode(net, sampled=True, head="sigma")
+
+
+def test_fully_connected_widths_must_end_in_the_image():
+    with pytest.raises(ValueError, match="dims must end in 16"):
+        networks.MlpGenerator((3, 8, 15), (1, 4, 4))
+    assert networks.MlpGenerator((3, 8, 2), (2,), out="linear")(100 * torch.ones(1, 3)).shape == (1, 2)
+
+
+# ------------------------------------------------------------------------------------------------------- features
+
+
+@pytest.fixture(scope="module")
+def nets():
+    made = build(M=64)
+    return {"e": model.reestimate(made["e"], np.concatenate([IMAGES] * 4), batch_size=10)}
+
+
+@pytest.mark.parametrize(("options", "D"), [({}, 7_232), ({"pool": None}, 28_736), ({"layers": ()}, 64)])
+def test_dimensions_of_the_published_networks_features(nets, options, D):
+    assert age.features(nets, **options)(IMAGES).shape == (5, D)
+
+
+def test_features_by_hand(nets):
+    x, layers = images.to_float(IMAGES), nets["e"].layers
+    with torch.no_grad():
+        one = torch.nn.functional.leaky_relu(layers[0](x), 0.2)  # (5, 64, 16, 16)
+        normed = layers[3](layers[2](one))  # (5, 128, 8, 8)
+        code = nets["e"](x)
+    found = age.features(nets)(IMAGES)
+    assert found[:, :1024] == pytest.approx(one.unfold(2, 4, 4).unfold(3, 4, 4).amax((4, 5)).flatten(1).numpy(), abs=1e-5)
+    assert found[:, -64:] == pytest.approx(code.numpy(), abs=1e-6)
+    before = age.features(nets, layers=(2,), pool=None, code=False, moment="before")(IMAGES)
+    assert before == pytest.approx(normed.flatten(1).numpy(), abs=1e-5)
+    after = age.features(nets, layers=(2,), pool=None, code=False)(IMAGES)
+    assert after == pytest.approx(np.where(before > 0, before, 0.2 * before), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": (4,)}, "layers are from 1 to 3"),
+        ({"layers": (), "code": False}, "code must be True"),
+        ({"moment": "during"}, "moment is before or after"),
+    ],
+)
+def test_wrong_layers_are_refused(nets, options, message):
+    with pytest.raises(ValueError, match=message):
+        age.features(nets, **options)

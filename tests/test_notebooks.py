@@ -1,43 +1,32 @@
-"""The form of every notebook: stripped, small, one parameters cell that agrees with its model and with the profiles."""
+"""The form of every notebook: stripped, small, one typed parameter cell; and profiles that say what they claim to be."""
 
 import ast
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
-import numpy as np
 import pytest
-import torch
-import yaml
 
-from agelib import fit, params, plan, rival
+from agelib.model import settings_of
+from agelib.training.step import stabilisers
+from suite import params, plan
 
 ROOT = Path(__file__).resolve().parents[1]
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+NOTEBOOKS, CONFIG = ROOT / "notebooks", ROOT / "config"
+each_notebook = pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+PROFILES = sorted(path for path in CONFIG.glob("*.yaml") if path != plan.RECIPES)
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def parameters(path: Path) -> dict[str, object]:
-    """name -> default of the parameters cell; fails unless there is one, first, of `name = literal` lines."""
-    cells = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
-    assert len(cells) == 1, f"{len(cells)} cells have the tag `parameters`"
-    assert code_cells(path)[0].source == cells[0].source, "it must be the first code cell"
-    found = {}
-    for node in ast.parse(cells[0].source).body:
-        assert isinstance(node, ast.Assign | ast.AnnAssign), f"line {node.lineno} is no assignment"
-        (target,) = node.targets if isinstance(node, ast.Assign) else (node.target,)
-        assert isinstance(target, ast.Name), f"line {node.lineno} assigns to something else than a name"
-        assert target.id not in found, f"{target.id} is there twice"
-        found[target.id] = ast.literal_eval(node.value)
-    return found
+def runs(profile: str) -> dict[str, dict]:
+    """run -> its parameters, recipes resolved."""
+    return {name: plan.resolve(spec.params) for name, spec in plan.read(CONFIG / f"{profile}.yaml").runs.items()}
 
 
 def test_there_are_notebooks():
-    assert {"01_unconditional", "99_summary"} <= {path.stem for path in PATHS}
+    assert len(list(NOTEBOOKS.glob("*.ipynb"))) >= 7
 
 
 @each_notebook
@@ -51,94 +40,76 @@ def test_stored_without_outputs(path):
 
 
 @each_notebook
-def test_small_and_titled(path):
+def test_small_titled_and_it_only_calls(path):
     first = nbformat.read(path, as_version=4).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith(f"# {path.stem[:2]} ")
     cells = code_cells(path)
-    assert len(cells) <= 15
+    assert len(cells) <= 15 and "finish()" in cells[-1].source
     for number, cell in enumerate(cells):
-        parameter_cell = "parameters" in cell.metadata.get("tags", [])
         lines = cell.source.splitlines()
-        assert parameter_cell or len(lines) <= 15, f"code cell {number} has {len(lines)} lines"
+        limit = 16 if "parameters" in cell.metadata.get("tags", []) else 15
+        assert len(lines) <= limit, f"code cell {number} has {len(lines)} lines"
         assert not any(line.lstrip().startswith(("%", "!")) for line in lines), f"code cell {number} uses a magic"
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef), f"code cell {number} defines a class"
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 3, f"code cell {number} defines a function of more than 3 lines"
 
 
 @each_notebook
-def test_parameters_cell_and_model_agree(path):
-    defaults = parameters(path)
-    model = params.MODELS[path.stem]
-    assert set(defaults) == set(model.model_fields)
-    assert model(**defaults).model_dump(exclude_unset=True) == defaults
-    assert plan.declared(path) == set(defaults), "papermill reads other parameters than Python does"
-    assert {"out_dir", "profile", "run_name"} <= set(defaults)
+def test_the_parameter_cell_is_first_typed_explained_and_its_defaults_are_valid(path):
+    book = plan.notebook(path)  # exactly one cell with the tag, of `name: type = literal` lines
+    first = code_cells(path)[0]
+    assert "parameters" in first.metadata.get("tags", [])
+    tree = ast.parse(first.source).body
+    for node in tree:
+        assert "  # " in first.source.splitlines()[node.end_lineno - 1], f"line {node.lineno} has no comment"
+    params.check(book.kinds, book.defaults, path.stem)
+    assert set(book.defaults) - {"out_dir", "results_dir", "needs"} or path.stem == plan.SUMMARY_NOTEBOOK
 
 
-def test_every_model_has_its_notebook():
-    assert set(params.MODELS) == {path.stem for path in PATHS}
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
-def test_profiles_hold_values_that_the_models_accept(path):
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles_hold_what_the_notebooks_and_methods_accept(path):
     profile = plan.read(path)
-    for name in [*profile.runs, plan.SUMMARY]:
-        stem = profile.runs[name].notebook if name in profile.runs else plan.SUMMARY_NOTEBOOK
-        notebook = ROOT / "notebooks" / f"{stem}.ipynb"
-        given = plan.parameters(profile, name, "results", notebook)
-        assert yaml.safe_load(yaml.safe_dump(given)) == given, "a value changes on its way through the parameter file"
-        unknown = set(given) - set(params.MODELS[stem].model_fields)
-        assert not unknown, f"run {name}: {unknown}"
-        params.MODELS[stem](**parameters(notebook) | given)
+    books = plan.notebooks_of(profile, NOTEBOOKS)
+    plan.check(profile, books, path)
+    for name, spec in profile.runs.items():
+        values = params.check(books[name].kinds, books[name].defaults | spec.params).model_dump()
+        models = {label: dict(s) for key in ("models", "rivals") for label, s in (values.get(key) or {}).items()}
+        models |= {"age": values["age"]} if "age" in values else {}
+        for label, settings in models.items():
+            method = settings.pop("method", "conditional" if spec.notebook.startswith("02") else "age")
+            settings_of(method, settings), label
 
 
 def test_the_digits_are_trained_with_the_same_settings_wherever_they_are_the_example():
     """In `quick`, for each seed of `digits`, and by the notebook when it is opened, which draws fewer samples."""
-    quick = plan.read(ROOT / "config/quick.yaml").runs["digits"].params
-    seeds = plan.read(ROOT / "config/digits.yaml").runs
+    quick = plan.read(CONFIG / "quick.yaml").runs["digits"].params
+    seeds = plan.read(CONFIG / "digits.yaml").runs
     assert [spec.params for spec in seeds.values()] == [quick | {"seed": seed} for seed in range(3)]
-    opened = parameters(ROOT / "notebooks" / "01_unconditional.ipynb")
+    opened = plan.notebook(NOTEBOOKS / "01_unconditional.ipynb").defaults
     assert {k: opened[k] for k in quick if k != "n_samples"} == {k: v for k, v in quick.items() if k != "n_samples"}
 
 
 def test_each_claims_run_differs_from_base_in_one_thing():
-    runs = plan.read(ROOT / "config/claims.yaml").runs
-    base = dict(runs["base-seed0"].params)
-    changed = {}
-    for name, spec in runs.items():
+    found = {name: params_ | {"age": params_["age"]} for name, params_ in runs("claims").items()}
+    base, changed = plan.recipe("claims"), {}
+    for name, values in found.items():
         variant, seed = name.rsplit("-seed", 1)
-        assert spec.params["seed"] == int(seed)
-        changed.setdefault(variant, []).append({k for k in base if k != "seed" and spec.params[k] != base[k]})
-        assert spec.params.keys() == base.keys()
-    assert all(len(seeds) == 3 for seeds in changed.values())
-    fair = changed.pop("gaussian_fair")
-    assert fair == [{"prior", "lam"}] * 3 and runs["gaussian_fair-seed0"].params["lam"] == base["lam"] / base["M"]
-    assert all(len(keys) == (variant != "base") for variant, seeds in changed.items() for keys in seeds)
+        age = plan.recipe(values["age"]) if isinstance(values["age"], str) else values["age"]
+        assert values["seed"] == int(seed) and {k: values[k] for k in ("dataset", "size", "channels")} == {
+            "dataset": "digits", "size": 32, "channels": 1,
+        }  # fmt: skip
+        changed.setdefault(variant, []).append({k: v for k, v in age.items() if base.get(k) != v})
+    assert all(len(seeds) == 3 and seeds[0] == seeds[1] == seeds[2] for seeds in changed.values())
+    fair = changed.pop("gaussian_fair")[0]
+    assert fair == {"prior": "gaussian", "lam": base["lam"] / base["M"]}
+    assert all(len(seeds[0]) == (variant != "base") for variant, seeds in changed.items())
 
 
-def test_faithful_runs_switch_every_stabiliser_off():
-    """The notebook's defaults use stabilisers; a run that is to follow the released recipe has to say that it does not."""
-    off = {"margin": None, "e_width": None, "in_bias": False, "mean_bias": False, "ema": 0, "ema_e": 0}
+def test_faithful_runs_have_no_stabiliser():
     for profile, left_out in (("paper", ()), ("lambda_sweep", ()), ("preview", ("mnist",))):
-        for name, spec in plan.read(ROOT / "config" / f"{profile}.yaml").runs.items():
-            if name not in left_out and spec.notebook == "01_unconditional":
-                assert {key: spec.params.get(key, "missing") for key in off} == off, (profile, name)
-
-
-def test_two_runs_share_the_rivals_of_one_folder(tmp_path, monkeypatch):
-    (cell,) = [c.source for c in code_cells(ROOT / "notebooks" / "01_unconditional.ipynb") if "rival.train(" in c.source]
-    images = np.random.default_rng(0).integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
-    settings = params.RivalSettings(n_epochs=1, batch_size=8, width=4, M=6)
-
-    def run(name, seed=0):
-        p = SimpleNamespace(out_dir=f"{tmp_path}/{name}", rivals_dir=f"{tmp_path}/shared", rivals={"vae": settings})
-        vars(p).update(seed=seed, precision="fp32", checkpoint_every_s=60.0)
-        seen = {"p": p, "device": "cpu", "train": SimpleNamespace(name="faces", images=images), "rival": rival}
-        exec(cell, seen)
-        return seen["trained"][0].generate(4, torch.Generator().manual_seed(0))
-
-    first = run("a")
-    assert (tmp_path / "shared" / "vae" / "checkpoints").is_dir() and not (tmp_path / "a").exists()
-    trained = fit._Loop.train
-    monkeypatch.setattr(fit._Loop, "train", lambda loop, every: trained(loop, every) if loop.done >= loop.n_steps else 1 / 0)
-    assert np.array_equal(run("b"), first)
-    with pytest.raises(fit.ConfigMismatch, match="seed was 0, is 1"):
-        run("c", seed=1)
+        for name, values in runs(profile).items():
+            if "age" in values and name not in left_out:
+                age = plan.recipe(values["age"]) if isinstance(values["age"], str) else values["age"]
+                assert stabilisers(settings_of("age", age)[0]) == "", (profile, name)

@@ -9,19 +9,18 @@ files placed by hand, download. data/README.md says where each file comes from a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from agelib.data import cache, names, pixels, search
+from agelib.data import cache, official, own
 from agelib.data import packs as _packs
-from agelib.data.imageset import DataError, ImageSet
+from agelib.data.pixels import decode_image, raw_blocks, read_image
+from agelib.data.sets import NAMES, REAL, STANDINS, DataError, ImageSet, Source, splits
 
 __all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "decode_image", "load", "pack_folders", "read_image"]
 
-NAMES = names.NAMES
+RECIPE = "1"  # of the readers and of pixels.py: a new number makes every cache prepare anew
 PathLike = str | os.PathLike
 
 
@@ -35,7 +34,6 @@ def load(
     root: PathLike | None = None,
     packs: PathLike | Sequence[PathLike] | None = None,
     download: bool = True,
-    verify: bool = False,
 ) -> ImageSet:
     """Load one split; the first call prepares it (decodes, resizes, stores), later ones map it into memory.
 
@@ -43,34 +41,49 @@ def load(
     default 28 for mnist and digits, 64 for celeba, tiny_imagenet, stanford_cars, faces and cars, 32 otherwise.
     channels: 1 (luma) or 3; default what the set has.  limit: keep the first `limit` images (at most all of them).
     root: the data root, default `data_root()`.  packs: folders with packs, default `pack_folders(root)`.  download:
-    allow the network.  verify: also check the sha256 of the prepared files.
+    allow the network.
 
-    Returns an ImageSet.  Raises DataError when the set is in none of the places (the message says which files, which
-    checksums, which folder) or a file of it is damaged; ValueError for a name, split or number that is not valid.
+    Returns an ImageSet, whose content was compared with its sha256 (see `cache.read`).  Raises DataError when the set is
+    in none of the places (the message says which files, which checksums, which folder) or a file of it is damaged;
+    ValueError for a name, split or number that is not valid.
     """
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit must be a positive integer or None, got {limit!r}")
-    base = data_root() if root is None else Path(root)
-    asked = search.plan(name, split, size, channels)
-    where = cache.folder(base, asked.key, asked.channels, asked.size)
-    found = cache.read(where, split, asked.recipe, verify=verify)
-    if found is None:
-        open_source = search.opener(asked, base, _pack_dirs(packs, base), download)
-        with cache.locked(where):
-            if cache.read(where, split, asked.recipe) is None:  # another process may have been faster
-                cache.write(where, split, asked.recipe, open_source(), asked.size, asked.channels)
-        found = cache.read(where, split, asked.recipe, verify=verify)
-    whole = ImageSet(
-        name,
-        split,
-        found.images,
-        found.labels,
-        found.class_names,
-        found.source,
-        asked.stand_in_for,
-        found.complete,
-        found.sha256,
-    )
+    kind, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    is_own = kind in ("folder", "npz") and path != ""
+    if not is_own and name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}, folder:PATH or npz:PATH")
+    if split not in splits(name):
+        raise ValueError(f"{name} has no split {split!r}: expected one of {', '.join(splits(name))}")
+    for what, value, low, high in (("size", size, 4, 1024), ("channels", channels, 1, 3), ("limit", limit, 1, None)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and low <= value <= (high or value) and (what, value) != ("channels", 2)):
+            wanted = {"size": "from 4 to 1024 pixels", "channels": "1 or 3", "limit": "of at least 1"}[what]
+            raise ValueError(f"{what} must be an integer {wanted}, got {value!r}")
+    base, where, key, recipe = data_root() if root is None else Path(root), Path(path).expanduser(), name, RECIPE
+    if is_own:
+        key, default = own.key(kind, where), (32, own.channels(kind, where))
+    else:
+        spec = STANDINS.get(name) or REAL[name]
+        default = (spec.size, spec.channels)
+    if name in STANDINS:
+        from agelib.data import standins
+
+        recipe = f"{RECIPE}, embedded {standins.VERSION}"
+    size, channels = size or default[0], channels or default[1]
+    folder = base / "prepared" / f"{key}-{channels}x{size}" / split
+    if (found := cache.read(folder, recipe)) is None:
+        if is_own:
+            source = own.open_split(kind, where, split)
+        elif name in STANDINS:
+            source = _embedded(name, split, size)
+        else:
+            source = _open(name, split, base, _pack_dirs(packs, base), download)
+        cache.write(folder, recipe, source, size, channels)
+        found = cache.read(folder, recipe)
+    images, labels, about = found
+    class_names = None if about["class_names"] is None else tuple(about["class_names"])
+    stands_for = STANDINS[name].stands_for if name in STANDINS else None
+    complete = about["official"] == len(images)
+    whole = ImageSet(name, split, images, labels, class_names, about["source"], stands_for, complete, about["sha256"])
     return whole if limit is None or limit >= len(whole) else _first(whole, limit)
 
 
@@ -82,7 +95,7 @@ def available(root: PathLike | None = None, packs: PathLike | Sequence[PathLike]
     """
     base = data_root() if root is None else Path(root)
     dirs = _pack_dirs(packs, base)
-    return {name: _where(name, base, dirs) for name in NAMES}
+    return {name: "embedded" if name in STANDINS else _where(name, base, dirs) for name in NAMES}
 
 
 def data_root() -> Path:
@@ -109,48 +122,51 @@ def _pack_dirs(packs: PathLike | Sequence[PathLike] | None, root: Path) -> list[
 
 
 def _where(name: str, root: Path, pack_dirs: list[Path]) -> str:
-    if name in names.EMBEDDED:
-        return "embedded"
-    spec = names.REAL[name]
-    prepared = cache.folder(root, name, spec.channels, spec.size)
-    if all(cache.has(prepared, split) for split in ("train", "test")):
+    spec, both = REAL[name], ("train", "test")
+    prepared = root / "prepared" / f"{name}-{spec.channels}x{spec.size}"
+    if all((prepared / split / "about.json").is_file() for split in both):
         return "prepared"
     try:
         if _packs.find(name, pack_dirs):
             return "pack"
     except DataError as err:
         return f"missing: {err}"
-    official = search.OFFICIAL[name]
-    if all(official.present(root, split) for split in ("train", "test")):
+    if all(official.present(name, split, [root, *pack_dirs]) for split in both):
         return "official files"
-    needed = dict.fromkeys(file for split in ("train", "test") for file in official.needed(split))
-    return f"missing: {spec.pack}-part<k>.npz in a packs folder, or {', '.join(needed)} in the data root"
+    files = dict.fromkeys(file for split in both for file in official.needed(name, split))
+    return f"missing: {spec.pack}-part<k>.npz in a packs folder, or {', '.join(files)} in the data root"
+
+
+def _open(name: str, split: str, root: Path, pack_dirs: list[Path], download: bool) -> Source:
+    """The first source of a real set that has the split; DataError saying what belongs where when none has."""
+    parts = _packs.find(name, pack_dirs)
+    if _packs.holds(name, split, parts):
+        return _packs.open_split(name, split, parts)
+    bases, failure = [root, *pack_dirs], "downloads are switched off (download=False)"
+    if not official.present(name, split, bases) and download:
+        failure = official.fetch(name, split, bases)
+    if official.present(name, split, bases):
+        return official.open_split(name, split, bases)
+    target = (root / official.FOLDERS[name][0]).resolve()
+    lines = [f"{name}: no {split} images at hand, and {failure}.", f"Put the official files into {target}:"]
+    for file in official.needed(name, split):
+        place = f", {official.URLS[name][0]}/{file}" if name in official.URLS else ""
+        lines.append(f"  {file} (md5 {official.SUMS[file][0]}{place})")
+    folders = " or ".join(map(str, pack_dirs))
+    lines.append(f"or packs {REAL[name].pack}-part<k>.npz into {folders}. data/README.md has the details.")
+    raise DataError("\n".join(lines))
+
+
+def _embedded(name: str, split: str, size: int) -> Source:
+    from agelib.data import standins
+
+    images, labels, class_names = standins.make(name, split, size)
+    line = f"embedded, {len(images):,} {split} images, a stand-in for {STANDINS[name].stands_for}"
+    return Source(len(images), lambda size, channels: raw_blocks(images, size, channels), labels, class_names, line)
 
 
 def _first(whole: ImageSet, limit: int) -> ImageSet:
     images = whole.images[:limit]
     labels = None if whole.labels is None else whole.labels[:limit]
-    return replace(
-        whole,
-        images=images,
-        labels=labels,
-        source=f"{whole.source}; the first {limit:,} of them",
-        complete=False,
-        sha256=cache.content_sha256(images, labels),
-    )
-
-
-def read_image(path: PathLike, size: int, channels: int, say: Callable[[str], None] | None = None) -> np.ndarray:
-    """One image file of any usual format as uint8 (channels, size, size), squashed to a square; channels 1 or 3.
-
-    Transparency goes over white, 16 bits to 8; `say` gets one line on what was changed, if anything was. Raises DataError,
-    naming the file, for anything that is not an image.
-    """
-    return pixels.read_file(path, size, channels, say=say)
-
-
-def decode_image(
-    content: bytes, name: str, size: int, channels: int, say: Callable[[str], None] | None = None
-) -> np.ndarray:
-    """`read_image` for the bytes of a file called `name`, as an upload brings them."""
-    return pixels.read_file(name, size, channels, content=content, say=say)
+    source, sha256 = f"{whole.source}; the first {limit:,} of them", cache.content_sha256(images, labels)
+    return replace(whole, images=images, labels=labels, source=source, complete=False, sha256=sha256)

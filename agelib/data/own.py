@@ -1,27 +1,170 @@
-"""What folder: and npz: share: the hold-out where the user gave no split, and the key of the prepared cache."""
+"""The user's own images: folder:PATH (image files) and npz:PATH (arrays). Each has a key of the prepared cache, which
+changes when a file is added, removed, renamed or written to, a default number of channels, and its splits.
+
+A folder that holds `train` and `test` (or its like, see TRAIN, HELD_OUT) is divided so; else, and where an npz has no array
+`split`, a fixed tenth is held out as test. What is left out is counted in the source line.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from agelib.data import arrays
+from agelib.data.pixels import FORMATS, raw_blocks, read_image
+from agelib.data.sets import Blocks, DataError, Source
+
 SEED = 0  # of the hold-out
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+TRAIN = ("train", "training")  # names of the training folder, in any case
+HELD_OUT = ("test", "testing", "val", "valid", "validation")  # of these the first that is there is the test split
 
 
-def hold_out(n: int, split: str) -> np.ndarray:
+def key(kind: str, path: Path) -> str:
+    """Of the prepared cache: kind and 16 hex digits."""
+    try:
+        files, left_out = _list(path) if kind == "folder" else ({"": _marks(path.stat())}, Counter())
+    except OSError as err:
+        raise DataError(f"{err.filename}: not readable ({err.strerror})") from err
+    what = repr((str(path.resolve()), sorted(files.items()), sorted(left_out.items())))
+    return f"{kind}-{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def channels(kind: str, path: Path) -> int:
+    """Default number of channels: 3 of a folder, those of the images of an npz (by its header)."""
+    return 1 if kind == "npz" and arrays.shape(path, "images")[3:] in ((), (1,)) else 3
+
+
+def open_split(kind: str, path: Path, split: str) -> Source:
+    """One split of a folder (in a fixed random order) or of an npz."""
+    return _folder(path, split) if kind == "folder" else _npz(path, split)
+
+
+def hold_out(n: int, split: str, path: Path) -> np.ndarray:
     """Indices of a split of n images: a fixed random order, its first tenth (at least one image) is `test`."""
     order = np.random.default_rng(SEED).permutation(n)
+    if n < 2 and split == "test":
+        raise DataError(f"{path}: {n} image is too few to hold one out as test")
     n_test = max(1, round(n / 10)) if n > 1 else 0
     return order[:n_test] if split == "test" else order[n_test:]
 
 
-def own_line(what: str, n: int, total: int, split: str, held_out: bool) -> str:
-    """'folder /photos, 90 of its 100 images; no split there, so a seeded tenth is held out as test'."""
-    line = f"{what}, {n:,} of its {total:,} images ({split})"
+def _line(kind: str, path: Path, n: int, total: int, split: str, held_out: bool) -> str:
+    line = f"{kind} {path}, {n:,} of its {total:,} images ({split})"
     return f"{line}; no split given, so a fixed tenth (seed {SEED}) is held out as test" if held_out else line
 
 
-def short_hash(*parts: object) -> str:
-    """16 hex digits of the parts."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def _marks(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+# ---- folder:
+
+
+def _folder(path: Path, split: str) -> Source:
+    files, left_out = _list(path)
+    listed = sorted(files)
+    total, tops = len(listed), {name.split("/")[0] if "/" in name else "" for name in listed}
+    called = {top.lower(): top for top in tops}
+    train, test = (next((called[name] for name in names if name in called), None) for names in (TRAIN, HELD_OUT))
+    given = train is not None and test is not None
+    if test and not given:
+        raise DataError(f"{path}: holds {test}/ but no train/ with images; add it, or rename {test}/ if it is a class")
+    if tops == {train}:
+        raise DataError(f"{path}: holds nothing but {train}/; give folder:{path / train}, of which a tenth is held out")
+    if given:
+        for top in sorted(tops - {train, test}):
+            beside = sum(name.startswith(f"{top}/") if top else "/" not in name for name in listed)
+            left_out[f"in {top}/" if top else f"beside {train}/"] = beside
+        labelled = [name for name in listed if name.startswith((f"{train}/", f"{test}/"))]
+        listed = [name for name in labelled if name.startswith(f"{train if split == 'train' else test}/")]
+        order = np.random.default_rng(SEED).permutation(len(listed))
+    else:
+        below = {folder for name in listed for folder in PurePosixPath(name).parents}
+        for folder in sorted(folder for folder in below if folder.name.lower() in TRAIN):
+            if any(other.parent == folder.parent and other.name.lower() in HELD_OUT for other in below):
+                raise DataError(f"{path}: {folder} lies beside a test folder; give folder:{path / folder.parent}")
+        labelled, order = listed, hold_out(len(listed), split, path)
+    notes = [_said(left_out)] if left_out else []
+    classes = [name.split("/")[given:-1] for name in labelled]
+    labels = class_names = None
+    if all(classes):
+        class_names = tuple(sorted({parts[0] for parts in classes}))  # of both splits, so that an index means the same
+        labels = np.array([class_names.index(name.split("/")[given]) for name in listed], np.int64)[order]
+    elif any(classes):
+        notes.append(f"no labels, since {sum(not parts for parts in classes):,} images lie outside the class folders")
+
+    def blocks(size: int, channels: int) -> Blocks:
+        for i in order.tolist():
+            yield read_image(path / listed[i], size, channels)
+
+    line = _line("folder", path, len(order), total, split, not given)
+    return Source(len(order), blocks, labels, class_names, line, notes=notes)
+
+
+def _list(path: Path) -> tuple[dict[str, tuple], Counter]:
+    """Image files below `path`, relative with forward slashes, with `_marks`; and the number of files left out by kind.
+
+    Hidden files and folders are passed over. Links to folders are not followed. A folder that cannot be read is an error.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder")
+    found, left_out, todo = {}, Counter(), [""]
+    while todo:
+        below = todo.pop()
+        with os.scandir(path / below) as entries:
+            for entry in entries:
+                name = f"{below}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(f"{name}/")
+                elif entry.is_dir():
+                    left_out["links to folders"] += 1
+                elif not entry.is_file():
+                    left_out["broken links" if entry.is_symlink() else "not plain files"] += 1
+                elif name.lower().endswith(SUFFIXES):
+                    found[name] = _marks(entry.stat())
+                else:
+                    left_out[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+    if not found:
+        raise DataError(f"{path}: holds no images ({', '.join(SUFFIXES)}){f'; {_said(left_out)}' if left_out else ''}")
+    return found, left_out
+
+
+def _said(left_out: Counter) -> str:
+    return f"left out: {', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()))}"
+
+
+# ---- npz:
+
+
+def _npz(path: Path, split: str) -> Source:
+    """`images` uint8 (N, H, W) or (N, H, W, C), C 1 or 3; optional `labels`, `class_names`, `split` (0 train, 1 test)."""
+    images = arrays.read(path, "images", "biufc", (0, 1, 2, 3, 4, 5))
+    if images.dtype != np.uint8:
+        raise DataError(f"{path}: `images` are {images.dtype}, expected uint8 (0..255)")
+    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)) or images.size == 0:
+        raise DataError(f"{path}: `images` have shape {images.shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3")
+    n = len(images)
+    labels, codes = (arrays.read(path, name, "biufcU", (0, 1, 2), optional=True) for name in ("labels", "split"))
+    class_names = arrays.read(path, "class_names", "U", optional=True)
+    class_names = None if class_names is None else tuple(map(str, class_names))
+    if class_names == ():
+        raise DataError(f"{path}: `class_names` is empty; leave it out where there are none")
+    if labels is not None:
+        labels = arrays.check_labels(labels, n, None if class_names is None else len(class_names), str(path))
+    if codes is None:
+        order = hold_out(n, split, path)
+    else:
+        order = np.flatnonzero(arrays.check_labels(codes, n, 2, f"{path}, `split`") == ("train", "test").index(split))
+    if len(order) == 0:
+        raise DataError(f"{path}: `split` has no {split} images (code {('train', 'test').index(split)})")
+    view = (images[..., None] if images.ndim == 3 else images).transpose(0, 3, 1, 2)
+    line = _line("npz", path, len(order), n, split, codes is None)
+    labels = None if labels is None else labels[order]
+    return Source(len(order), lambda size, c: raw_blocks(view, size, c, order), labels, class_names, line)

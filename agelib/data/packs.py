@@ -6,44 +6,37 @@ different folders.
 
 from __future__ import annotations
 
+import itertools
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from agelib.data import names
-from agelib.data.cache import check_labels
-from agelib.data.celeba import SIZE as CELEBA_SIZE
-from agelib.data.celeba import crop_box
-from agelib.data.imageset import DataError, Items, Source, source_line
+from agelib.data.arrays import check_labels, read
+from agelib.data.official import CELEBA_SIZE, celeba_box
 from agelib.data.pixels import decode, to_array
+from agelib.data.sets import REAL, Blocks, DataError, Source
 
 SPLIT_CODES = {"train": 0, "test": 1, "validation": 2, "extra": 3}
 LOSSLESS = ("mnist", "cifar10", "svhn")  # sets whose official files are lossless
-JPEG_START = b"\xff\xd8"
 LOSSY_NOTE = "JPEG-coded, so not bit for bit the official pixels"
 HOLD_OUT_EVERY = 10  # of a pack without test images
-_READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+MAX_SHARED = 0.1  # of a part's images that may be in another part too; real sets hold a few images twice
 
 
-def find(name: str, folders: list[Path]) -> list[Path] | None:
-    """The parts of a data set's pack in the order of their numbers; None when no folder holds any.
+def find(name: str, folders: list[Path]) -> list[Path]:
+    """The parts of a data set's pack in the order of their numbers; empty when no folder holds any.
 
-    A part found in two folders is taken from the first.  Raises DataError naming a part that is missing in between.
+    A part found in two folders is taken from the first.  Raises DataError naming a part that is missing in between, and a
+    file that is nearly called like one (part01).
     """
-    stem = names.REAL[name].pack
-    pattern = re.compile(re.escape(stem) + r"-part([1-9]\d*)\.npz")
-    parts: dict[int, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.glob(f"{stem}-part*.npz")) if folder.is_dir() else ():
-            if match := pattern.fullmatch(path.name):
-                parts.setdefault(int(match[1]), path)
-    if not parts:
-        return None
-    if missing := [k for k in range(1, max(parts) + 1) if k not in parts]:
+    stem, parts = REAL[name].pack, {}
+    for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"{stem}-part*.npz"))):
+        if not (match := re.fullmatch(r"([1-9]\d*)", path.name[len(stem) + 5 : -4])):
+            raise DataError(f"{path}: not a part's name; parts are called {stem}-part1.npz, {stem}-part2.npz, ...")
+        parts.setdefault(int(match[1]), path)
+    if missing := list(itertools.islice((k for k in range(1, max(parts, default=0)) if k not in parts), 5)):
         lacking = ", ".join(f"{stem}-part{k}.npz" for k in missing)
         there = ", ".join(str(parts[k]) for k in sorted(parts))
         raise DataError(f"pack {stem}: {lacking} is missing (found {there}); put it beside the others")
@@ -52,9 +45,9 @@ def find(name: str, folders: list[Path]) -> list[Path] | None:
 
 def holds(name: str, split: str, parts: list[Path]) -> bool:
     """True if the pack can give this split: it has such images, or it is one that `open_split` divides itself."""
-    if name == "stanford_cars":
-        return True
-    return any((_read(path, "split", "u") == SPLIT_CODES[split]).any() for path in parts)
+    return bool(parts) and (
+        name == "stanford_cars" or any((read(path, "split", "u") == SPLIT_CODES[split]).any() for path in parts)
+    )
 
 
 def open_split(name: str, split: str, parts: list[Path]) -> Source:
@@ -62,57 +55,57 @@ def open_split(name: str, split: str, parts: list[Path]) -> Source:
 
     Where stanford_cars has no test images in the pack, every tenth image (the last of each ten) is its test split.
     """
-    spec = names.REAL[name]
+    spec = REAL[name]
     opened = [_Part(path, spec.n_classes) for path in parts]
     for part in opened[1:]:
         if part.class_names != opened[0].class_names or (part.labels is None) != (opened[0].labels is None):
             raise DataError(f"{part.path}: its labels or class names differ from those of {opened[0].path.name}")
+    _check_shared(opened)
     codes = np.concatenate([part.split for part in opened])
     notes = ["the crop is taken from images squashed to a square"] if name == "celeba" else []
-    divided = False
-    official, word = spec.official[split], spec.words[split]
+    chosen, official = codes == SPLIT_CODES[split], spec.official[split]
+    n, line = int(chosen.sum()), spec.line("pack", split, int(chosen.sum()))
     if name == "stanford_cars" and not (codes == SPLIT_CODES["test"]).any():
         tenth = np.arange(len(codes)) % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
         chosen = tenth if split == "test" else ~tenth
-        official, word, divided = 8_144, "training", True
+        n, official = int(chosen.sum()), None  # a tenth held out here is not the official split, whatever its size
+        line = f"pack, {n:,} of 8,144 official training images"
         notes.append("the pack has no test split, so every tenth image is held out as test")
-    else:
-        chosen = codes == SPLIT_CODES[split]
-    if not chosen.any():
+    if n == 0:
         raise DataError(f"pack {', '.join(p.name for p in parts)}: no {split} images (split code {SPLIT_CODES[split]})")
-    n = int(chosen.sum())
     labels = None
     if opened[0].labels is not None:
         labels = np.concatenate([part.labels for part in opened])[chosen]
 
-    def items(size: int, channels: int) -> Items:
-        position, start = 0, 0
+    def blocks(size: int, channels: int) -> Blocks:
+        start = 0
         for part in opened:
             mine = np.flatnonzero(chosen[start : start + part.n])
             start += part.n
-            if len(mine) == 0:
-                continue
-            data = part.data()
-            if name in LOSSLESS and bytes(data[:2]) == JPEG_START and LOSSY_NOTE not in notes:
+            images = part.images() if len(mine) else []
+            if name in LOSSLESS and len(mine) and images[0].startswith(b"\xff\xd8") and LOSSY_NOTE not in notes:
                 notes.append(LOSSY_NOTE)
             for i in mine.tolist():
-                encoded = data[part.offsets[i] : part.offsets[i + 1]].tobytes()
-                im = decode(encoded, f"{part.path}, image {i}", ("JPEG", "PNG"))
-                if name == "celeba":
-                    im = _celeba_crop(im)
-                yield position, to_array(im, size, channels)
-                position += 1
+                im = decode(images[i], f"{part.path}, image {i}", ("JPEG", "PNG"))
+                yield to_array(_celeba_crop(im) if name == "celeba" else im, size, channels)
 
-    line = source_line("pack", n, official, word)
-    class_names = opened[0].class_names or spec.class_names
-    # a tenth held out here is not the official split, whatever its size
-    return Source(n, items, labels, class_names, spec.n_classes, line, None if divided else official, notes)
+    return Source(n, blocks, labels, opened[0].class_names or spec.class_names, line, official, notes)
 
 
 def _celeba_crop(im: Image.Image) -> Image.Image:
     """The region of the AGE crop from an aligned image that was squashed to a square."""
-    box = crop_box(im)
-    return im.convert("RGB").resize((CELEBA_SIZE, CELEBA_SIZE), Image.Resampling.BICUBIC, box=box)
+    return im.convert("RGB").resize((CELEBA_SIZE, CELEBA_SIZE), Image.Resampling.BICUBIC, box=celeba_box(im))
+
+
+def _check_shared(parts: list[_Part]) -> None:
+    """Refuse a part that holds the images of another one, as a copied or renumbered file does."""
+    seen: list[tuple[_Part, set[int]]] = []
+    for part in parts if len(parts) > 1 else ():
+        mine = set(map(hash, part.images()))
+        for other, theirs in seen:
+            if (shared := len(mine & theirs)) > MAX_SHARED * min(len(mine), len(theirs)):
+                raise DataError(f"{part.path}: {shared:,} of its {part.n:,} images are in {other.path} too; remove one")
+        seen.append((part, mine))
 
 
 class _Part:
@@ -120,40 +113,27 @@ class _Part:
 
     def __init__(self, path: Path, n_classes: int | None) -> None:
         self.path = path
-        self.offsets = _read(path, "offsets", "i")
+        self.offsets = read(path, "offsets", "i")
         self.n = len(self.offsets) - 1
         if self.n < 1:
             raise DataError(f"{path}: holds no images")
         if self.offsets[0] != 0 or (np.diff(self.offsets) <= 0).any():
             raise DataError(f"{path}: offsets must start at 0 and grow with every image")
-        self.split = _read(path, "split", "u")
+        self.split = read(path, "split", "u")
         if self.split.shape != (self.n,) or self.split.max() > max(SPLIT_CODES.values()):
             raise DataError(f"{path}: split must hold {self.n} codes of 0..{max(SPLIT_CODES.values())}")
-        labels = _read(path, "labels", "iu", optional=True)
+        labels = read(path, "labels", "iu", optional=True)
         self.labels = None if labels is None else check_labels(labels, self.n, n_classes, str(path))
-        class_names = _read(path, "class_names", "U", optional=True)
-        self.class_names = None if class_names is None else tuple(str(c) for c in class_names)
+        class_names = read(path, "class_names", "U", optional=True)
+        self.class_names = None if class_names is None else tuple(map(str, class_names))
         if self.class_names is not None and n_classes is not None and len(self.class_names) != n_classes:
             raise DataError(f"{path}: {len(self.class_names)} class names, expected {n_classes}")
 
-    def data(self) -> np.ndarray:
-        """The encoded images, uint8 (total bytes,)."""
-        data = _read(self.path, "images", "u")
+    def images(self) -> list[bytes]:
+        """The encoded images."""
+        data = read(self.path, "images", "u")
         if data.dtype != np.uint8 or len(data) != self.offsets[-1]:
             expected = f"uint8 ({self.offsets[-1]},) as its offsets say"
             raise DataError(f"{self.path}: images are {data.dtype} ({len(data)},), expected {expected}")
-        return data
-
-
-def _read(path: Path, key: str, kinds: str, optional: bool = False) -> np.ndarray | None:
-    """One array of one dimension from a pack; `kinds`: the numpy kinds admitted. None if it is absent and optional."""
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            if optional and key not in z.files:
-                return None
-            array = z[key]
-    except _READ_ERRORS as err:
-        raise DataError(f"{path}: cannot read `{key}` ({type(err).__name__}: {err}): damaged?") from err
-    if array.dtype.kind not in kinds or array.ndim != 1:
-        raise DataError(f"{path}: `{key}` is {array.dtype} of {array.ndim} dimensions, expected one dimension")
-    return array
+        whole = data.tobytes()
+        return [whole[a:b] for a, b in itertools.pairwise(self.offsets.tolist())]

@@ -4,66 +4,77 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from agelib.data.imageset import DataError, Items
+from agelib.data.sets import Blocks, DataError
 
 BLOCK = 512  # raw images handled at a time
-
+MAX_PIXELS = 1 << 26  # of one picture, before it is decoded: 8192 x 8192
+FORMATS = {  # Pillow's name -> suffixes
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
 DECODE_ERRORS = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    TypeError,
-    OverflowError,
+    Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
     MemoryError,
-)
+)  # fmt: skip
 
 
-def decode(data: bytes | str | os.PathLike, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+def decode(source: bytes | str | os.PathLike, what: str, formats: tuple[str, ...] = tuple(FORMATS)) -> Image.Image:
     """Decode one image (the first frame of an animation) from its bytes or from a path.
 
-    what: how an error names the image.  formats: the Pillow formats admitted, None for all.  Raises DataError for
-    anything that is not a whole image.
+    what: how an error names the image.  formats: the Pillow formats admitted.  Raises DataError for anything that is not
+    a whole image, has more than MAX_PIXELS or is not a plain file.
     """
     try:
-        im = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=formats)
-        with im:
+        if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
+            raise OSError("not a plain file")  # opening a fifo would wait for ever
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as im:
+            if im.width * im.height > MAX_PIXELS:
+                raise ValueError(f"{im.width} x {im.height} pixels, at most {MAX_PIXELS:,} are decoded")
             im.load()
             return im.copy() if im.format == "GIF" else im
     except DECODE_ERRORS as err:
         raise DataError(f"{what}: not a readable image ({type(err).__name__}: {err})") from err
 
 
-def read_file(
+def read_image(
     path: str | os.PathLike,
     size: int,
     channels: int,
-    formats: tuple[str, ...] | None = None,
+    say: Callable[[str], None] | None = None,
     *,
     content: bytes | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> np.ndarray:
-    """One image file, turned upright as its EXIF says, through `to_array`. Raises DataError that names the file.
+    """One image file of a usual format as uint8 (channels, size, size), turned upright, squashed to a square.
 
-    content: its bytes, where they are not to be read from `path`. say: gets a line that tells what was changed.
+    channels: 1 or 3.  Transparency goes over white, 16 bits to 8; `say` gets one line on what was changed, if anything was.
+    content: the file's bytes, where they are not to be read from `path`.  Raises DataError, naming the file, for anything
+    that is not an image.
     """
-    im = ImageOps.exif_transpose(decode(path if content is None else content, str(path), formats))
+    im = ImageOps.exif_transpose(decode(path if content is None else content, str(path)))
     try:
         x = to_array(im, size, channels)
     except ValueError as err:
         raise DataError(f"{path}: {err}") from err
-    changes = changed(im, size, channels)
-    if say is not None and changes:
-        say(f"{os.path.basename(path)}: {'; '.join(changes)}")
+    if say is not None and (changes := changed(im, size, channels)):
+        say(f"{Path(path).name}: {'; '.join(changes)}")
     return x
+
+
+def decode_image(
+    content: bytes, name: str, size: int, channels: int, say: Callable[[str], None] | None = None
+) -> np.ndarray:
+    """`read_image` for the bytes of a file called `name`, as an upload brings them."""
+    return read_image(name, size, channels, say, content=content)
 
 
 def changed(im: Image.Image, size: int, channels: int) -> list[str]:
@@ -116,33 +127,22 @@ def to_array(im: Image.Image, size: int, channels: int) -> np.ndarray:
 
     channels: 1 (luma, ITU-R 601) or 3.  The aspect ratio is not kept, as in the released AGE code.
     """
-    im = flatten(im)
-    mode = "L" if channels == 1 else "RGB"
-    if im.mode != mode:
-        im = im.convert(mode)
-    if im.size != (size, size):
-        im = im.resize((size, size), Image.Resampling.BILINEAR)
+    im, mode = flatten(im), "L" if channels == 1 else "RGB"
+    im = im if im.mode == mode else im.convert(mode)
+    im = im if im.size == (size, size) else im.resize((size, size), Image.Resampling.BILINEAR)
     x = np.asarray(im)  # (H, W) or (H, W, 3)
     return x[None] if channels == 1 else x.transpose(2, 0, 1)
 
 
-def raw_items(raw: np.ndarray, size: int, channels: int, order: np.ndarray | None = None) -> Items:
-    """Raw uint8 images (N, C, H, W), C in 1, 3, to (slice, block) pairs; `order` picks and sorts them first.
+def raw_blocks(raw: np.ndarray, size: int, channels: int, order: np.ndarray | None = None) -> Blocks:
+    """Raw uint8 images (N, C, H, W), C in 1, 3, in blocks of the wanted shape; `order` picks and sorts them first.
 
     Blocks are copied as they are when shape and channels already fit, else each image passes through `to_array`.
     """
-    n = len(raw) if order is None else len(order)
-    c, h, w = raw.shape[1:]
-    for a in range(0, n, BLOCK):
-        b = min(a + BLOCK, n)
-        block = raw[a:b] if order is None else raw[order[a:b]]
-        if (h, w) != (size, size) or c not in (1, channels):
-            block = np.stack([to_array(im, size, channels) for im in _pil(block)])
-        elif c != channels:  # grey to three equal channels
-            block = np.repeat(block, channels, axis=1)
-        yield slice(a, b), block
-
-
-def _pil(block: np.ndarray) -> Iterator[Image.Image]:
-    for x in block:  # (C, H, W)
-        yield Image.fromarray(np.ascontiguousarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)))
+    raw_channels, *sides = raw.shape[1:]
+    for a in range(0, len(raw) if order is None else len(order), BLOCK):
+        block = raw[a : a + BLOCK] if order is None else raw[order[a : a + BLOCK]]
+        if sides != [size, size] or raw_channels not in (1, channels):
+            pictures = block[:, 0] if raw_channels == 1 else block.transpose(0, 2, 3, 1)
+            block = np.stack([to_array(Image.fromarray(np.ascontiguousarray(x)), size, channels) for x in pictures])
+        yield block if block.shape[1] == channels else np.repeat(block, channels, axis=1)

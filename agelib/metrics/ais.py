@@ -17,31 +17,101 @@ coarser force only makes the accepted step smaller.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
-from agelib.annealing import AisConfig, Chains, Decode, Estimate, betas, bound
-from agelib.progress import Progress
+from agelib.training import checkpoint
+from agelib.training.fit import Busy
+from agelib.training.progress import Progress
+from agelib.training.step import check_config
 
-__all__ = [
-    "AisConfig",
-    "Decode",
-    "Estimate",
-    "backward",
-    "bdmc",
-    "betas",
-    "bound",
-    "dequantise",
-    "forward",
-    "select_variance",
-    "simulate",
-]
+Decode = Callable[[Tensor], Tensor]
+ADVICE = "; more distributions would help"
+
+
+@dataclass(frozen=True)
+class AisConfig:
+    """Settings of one estimate; the defaults are those of Wu et al.'s tables."""
+
+    n_chains: int = 16  # independent chains for each image
+    n_distributions: int = 10_000  # with the prior and the posterior; one HMC move between two of them
+    n_leapfrog: int = 10  # steps of one HMC move, unit mass
+    acceptance: float = 0.65  # the step size grows by 2 % while the running acceptance is above it, else shrinks by 2 %
+    first_step: float = 0.01  # step size at the start
+    step_range: tuple[float, float] = (1e-4, 0.5)
+    step_per_image: bool = False  # one step size for each image; False: one for all chains of a block, as eval_gen
+    block: int = 100  # images annealed together
+    precision: str = "fp32"  # of the forces; bf16: the moves are proposed in bf16, and accepted and weighed in float32
+    seed: int = 0
+
+    def __post_init__(self):
+        least = {"n_chains": 1, "n_distributions": 2, "n_leapfrog": 1, "block": 1, "seed": 0}
+        choices = {"precision": ("fp32", "bf16")}
+        check_config(self, least=least, above={"acceptance": 0}, shares=("acceptance",), choices=choices)
+        pair = self.step_range if isinstance(self.step_range, (tuple, list)) and len(self.step_range) == 2 else (0, 0)
+        if not 0 < pair[0] <= self.first_step <= pair[1] < math.inf:
+            raise ValueError(f"AisConfig: need 0 < low <= first_step {self.first_step} <= high, got {self.step_range}")
+
+
+@dataclass
+class Estimate:
+    """The estimates for N images and what says whether to trust them.
+
+    log_p: (N,) float64 nats; expected to be below log p(x) for a forward estimate and above it for a reversed one.
+    ess: (N,) effective sample size of each image's chains, 1 to their number. acceptance: (N,) share of HMC moves taken.
+    step_size: (N,) at the end. z: (n_chains, N, M) float32, the chains' last states, posterior draws after a forward run.
+    """
+
+    log_p: np.ndarray
+    ess: np.ndarray
+    acceptance: np.ndarray
+    step_size: np.ndarray
+    z: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean of log_p over the images, nats."""
+        return float(self.log_p.mean())
+
+    @property
+    def interval(self) -> float:
+        """Half the 95 % confidence interval of the mean over images: 1.96 std / sqrt(N); NaN for one image."""
+        return float(1.96 * self.log_p.std(ddof=1) / math.sqrt(len(self.log_p))) if len(self.log_p) > 1 else math.nan
+
+    def doubts(self) -> list[str]:
+        """Reasons not to trust the estimate, in words; empty if there are none."""
+        found = []
+        if lost := int((~np.isfinite(self.log_p)).sum()):
+            found.append(f"no finite estimate for {lost} of {len(self.log_p)} images; does the decoder overflow?")
+        if len(self.z) > 1 and (one := float((self.ess < 1.5).mean())) > 0.5:
+            found.append(
+                f"for {one:.0%} of the images a single chain carries the weight (effective sample size < 1.5){ADVICE}"
+            )
+        if (rate := float(self.acceptance.mean())) < 0.4:
+            found.append(f"HMC accepts only {rate:.0%} of its moves{ADVICE}")
+        return found
+
+
+def betas(n: int) -> Tensor:
+    """(n,) float64: the sigmoid schedule of Wu et al., logistic(linspace(-4, 4, n)) scaled to run from 0 to 1."""
+    gamma = torch.sigmoid(torch.linspace(-4, 4, n, dtype=torch.float64))
+    return (gamma - gamma[0]) / (gamma[-1] - gamma[0])
+
+
+def bound(D: int, variance: float) -> float:
+    """No density of the model exceeds -D/2 log(2 pi variance) nats."""
+    return -D / 2 * math.log(2 * math.pi * variance)
 
 
 def dequantise(images: np.ndarray, seed: int = 41242) -> Tensor:
@@ -61,32 +131,39 @@ def forward(
     """Estimate log p(x) for x (N, D) or (N, ...) in [0, 1]; the expectation of the result is a lower bound.
 
     folder: keeps checkpoints there, from which a killed estimate goes on with the same result bit for bit (same number of
-    threads); a folder of another estimate (settings, images or decoder) is refused. Raises ValueError before any chain
-    starts for values outside [0, 1] or not finite, variance <= 0, and a decoder with another output size or with values
-    that are not finite. Warns when `Estimate.doubts` has something to say.
+    threads); a folder of another estimate (settings, images or decoder) is refused, and Busy raised for one that another
+    process works in. Raises ValueError before any chain starts for values outside [0, 1] or not finite, a variance that is
+    not above 0 and finite, and a decoder with another output size or with values that are not finite. Warns when
+    `Estimate.doubts` has something to say.
     """
     x = _images(x)
     if x.min() < 0 or x.max() > 1:
         raise ValueError(f"x must lie in [0, 1], it has values from {x.min():.3g} to {x.max():.3g}")
-    _check(decode, x, M, variance)
     return _anneal(decode, x, None, M, variance, cfg, folder, checkpoint_every_s, label)
 
 
 def select_variance(
     decode: Decode, x: Tensor, M: int, variances: tuple[float, ...], cfg: AisConfig, *, folder: str | Path | None = None
 ) -> tuple[float, dict[float, Estimate]]:
-    """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`."""
+    """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`.
+    ValueError before any chain for variances that are none, and after all where no estimate is finite."""
     if not variances:
         raise ValueError("need at least one variance to choose from")
+    for variance in variances:
+        _check_variance(variance)
     found = {}
     for variance in variances:
         place = Path(folder) / f"variance-{variance:g}" if folder else None
         found[variance] = forward(decode, x, M, variance, cfg, folder=place, label=f"variance {variance:g}")
-    return max(found, key=lambda variance: found[variance].mean), found
+    means = {variance: estimate.mean for variance, estimate in found.items() if math.isfinite(estimate.mean)}
+    if not means:
+        raise ValueError(f"no finite estimate under any of the variances {', '.join(f'{v:g}' for v in variances)}")
+    return max(means, key=means.__getitem__), found
 
 
 def simulate(decode: Decode, n: int, M: int, variance: float, *, seed: int = 0, device="cpu") -> tuple[Tensor, Tensor]:
     """n draws of the model: z (n, M) ~ N(0, I) and x (n, D) = decode(z) + sqrt(variance) noise. z is a draw of p(z|x)."""
+    _check_variance(variance)
     generator = torch.Generator(device).manual_seed(seed)
     z = torch.randn(n, M, generator=generator, device=device)
     with torch.no_grad():
@@ -96,7 +173,7 @@ def simulate(decode: Decode, n: int, M: int, variance: float, *, seed: int = 0, 
 
 def backward(
     decode: Decode, x: Tensor, z: Tensor, variance: float, cfg: AisConfig, *, folder: str | Path | None = None,
-    checkpoint_every_s: float = 60.0, label: str = "reversed AIS",
+    label: str = "reversed AIS",
 ) -> Estimate:  # fmt: skip
     """An upper bound, in expectation, of log p(x) by chains from the exact posterior draws z (N, M) back to the prior.
 
@@ -105,24 +182,20 @@ def backward(
     x = _images(x)
     if z.ndim != 2 or len(z) != len(x):
         raise ValueError(f"need one z (N, M) for each of {len(x)} images, got {tuple(z.shape)}")
-    _check(decode, x, z.shape[1], variance)
-    return _anneal(decode, x, z, z.shape[1], variance, cfg, folder, checkpoint_every_s, label)
+    return _anneal(decode, x, z, z.shape[1], variance, cfg, folder, 60.0, label)
 
 
 def bdmc(
-    decode: Decode, M: int, variance: float, n: int, cfg: AisConfig, *, device="cpu", folder: str | Path | None = None,
-    checkpoint_every_s: float = 60.0,
-) -> dict[str, float]:  # fmt: skip
+    decode: Decode, M: int, variance: float, n: int, cfg: AisConfig, *, device="cpu", folder: str | Path | None = None
+) -> dict[str, float]:
     """The gap between upper and lower bound on n simulated images, nats: {"lower", "upper", "gap", "interval"}.
 
     interval: half the 95 % confidence interval of the gap over images. The true mean log p lies between the bounds.
     """
     z, x = simulate(decode, n, M, variance, seed=cfg.seed + 1, device=device)
-    parts = {name: Path(folder) / name if folder else None for name in ("forward", "backward")}
-    _check(decode, x, M, variance)
-    lower = _anneal(decode, x, None, M, variance, cfg, parts["forward"], checkpoint_every_s, "BDMC, lower bound")
-    about = {"folder": parts["backward"], "checkpoint_every_s": checkpoint_every_s, "label": "BDMC, upper bound"}
-    upper = backward(decode, x, z, variance, cfg, **about)
+    forth, back = ((folder and Path(folder) / name) for name in ("forward", "backward"))
+    lower = _anneal(decode, _images(x), None, M, variance, cfg, forth, 60.0, "BDMC, lower bound")
+    upper = backward(decode, x, z, variance, cfg, folder=back, label="BDMC, upper bound")
     gap = upper.log_p - lower.log_p
     half = 1.96 * gap.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {"lower": lower.mean, "upper": upper.mean, "gap": float(gap.mean()), "interval": float(half)}
@@ -137,10 +210,13 @@ def _images(x: Tensor) -> Tensor:
     return x
 
 
+def _check_variance(variance: float) -> None:
+    if not 0 < variance < math.inf:
+        raise ValueError(f"the variance must be > 0 and finite, got {variance}")
+
+
 @torch.no_grad()
-def _check(decode: Decode, x: Tensor, M: int, variance: float) -> None:
-    if not variance > 0:
-        raise ValueError(f"the variance must be > 0, got {variance}")
+def _check_decoder(decode: Decode, x: Tensor, M: int) -> None:
     trial = decode(torch.randn(3, M, generator=torch.Generator().manual_seed(0)).to(x.device))
     if len(trial) != 3 or trial[0].numel() != x.shape[1]:
         raise ValueError(f"the decoder gives {tuple(trial.shape)} for 3 codes, the images have {x.shape[1]} values each")
@@ -150,26 +226,180 @@ def _check(decode: Decode, x: Tensor, M: int, variance: float) -> None:
 
 def _anneal(decode, x, z, M, variance, cfg, folder, every_s, label) -> Estimate:
     """All blocks in turn. z None: forward from the prior; else backward from z (N, M)."""
+    if not every_s >= 0:
+        raise ValueError(f"checkpoint_every_s must be at least 0, got {every_s}")
+    _check_variance(variance)
+    _check_decoder(decode, x, M)
     parts = []
     progress, started = Progress(), time.monotonic()
     n_blocks = math.ceil(len(x) / cfg.block)
     for k in range(n_blocks):
         rows = slice(k * cfg.block, (k + 1) * cfg.block)
-        place = None if folder is None else Path(folder) / f"block-{k:04d}"
-        chains = Chains(decode, x[rows], None if z is None else z[rows], M, variance, cfg, k, place)
-        while not chains.finished:
+        with _held(folder and Path(folder) / f"block-{k:04d}") as place:
+            chains = Chains(decode, x[rows], None if z is None else z[rows], M, variance, cfg, k, place)
             saved = time.monotonic()
-            while not chains.finished and (place is None or time.monotonic() - saved < every_s):
+            while not chains.finished:
                 chains.advance()
+                if place and (chains.finished or time.monotonic() - saved >= every_s):
+                    chains.save()
+                    saved = time.monotonic()
                 share = (k + chains.t / (cfg.n_distributions - 1)) / n_blocks
                 left = (time.monotonic() - started) * (1 / share - 1)
                 progress.show(f"{label}: {share:.0%}, about {left / 60:.0f} min left if not resumed")
-            chains.save()
         parts.append(chains.result())
     names = ("log_p", "ess", "acceptance", "step_size")
     arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     found = Estimate(**arrays, z=torch.cat([p.z for p in parts], 1))
     for doubt in found.doubts():
-        warnings.warn(f"{label}: {doubt}; more distributions would help", stacklevel=3)
+        warnings.warn(f"{label}: {doubt}", stacklevel=3)
     progress.done(f"{label}: {found.mean:.2f} nats, {len(x)} images, {time.monotonic() - started:.0f} s")
     return found
+
+
+@contextlib.contextmanager
+def _held(folder: Path | None) -> Iterator[Path | None]:
+    """`folder`, made, held by this process alone, and free of what killed writers left there."""
+    if not folder:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise Busy(f"{folder}: another process is annealing here; wait for it, or stop it") from None
+    try:
+        checkpoint.clean(folder)
+        yield folder
+    finally:
+        lock.release()
+
+
+class Chains:
+    """The chains of one block of images, (C, N) of them, and everything the next move depends on."""
+
+    def __init__(self, decode, x, z, M, variance, cfg: AisConfig, block: int, folder: Path | None):
+        self.decode, self.x, self.variance, self.cfg, self.folder = decode, x, variance, cfg, folder
+        self.reverse = z is not None
+        schedule = betas(cfg.n_distributions)
+        self.beta = (schedule.flip(0) if self.reverse else schedule).tolist()
+        (own_seed,) = np.random.SeedSequence([cfg.seed, block]).generate_state(1).tolist()
+        self.generator = torch.Generator(x.device).manual_seed(own_seed)
+        C, N = cfg.n_chains, len(x)
+        self.t = 0  # distributions passed
+        self.z = self.normal(C, N, M) if z is None else z.float().expand(C, N, M).clone()
+        self.step = torch.full((N if cfg.step_per_image else 1,), cfg.first_step, dtype=torch.float64, device=x.device)
+        self.running = torch.full_like(self.step, cfg.acceptance)
+        self.accepted = torch.zeros(N, dtype=torch.float64, device=x.device)
+        self.log_w = torch.zeros(C, N, dtype=torch.float64, device=x.device)
+        self.log_lik = self.force = None
+        self.constant = bound(x.shape[1], variance)
+        if not self.restore():
+            self.force, log_lik = self.forces(self.z)
+            with torch.no_grad():
+                self.log_lik = self.ends(self.z, log_lik)
+
+    @property
+    def finished(self) -> bool:
+        return self.t == len(self.beta) - 1
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, device=self.x.device)
+
+    def forces(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient in z of log N(x; decode(z), variance I), (C, N, M), and that logarithm, no constant, (C, N)."""
+        C, N, M = z.shape
+        with torch.enable_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            flat = z.reshape(C * N, M).requires_grad_()
+            log_lik = self.log_likelihood(flat, C, N)
+            (force,) = torch.autograd.grad(log_lik.sum(), flat)
+        return force.view(C, N, M), log_lik.detach()
+
+    def log_likelihood(self, flat: Tensor, C: int, N: int) -> Tensor:
+        y = self.decode(flat).float().view(C, N, -1)
+        return (y - self.x).square().sum(2) * (-0.5 / self.variance)
+
+    def ends(self, z: Tensor, log_lik: Tensor) -> Tensor:
+        """The likelihood that counts, in float32, given the one that came with the force at z."""
+        return log_lik if self.cfg.precision == "fp32" else self.log_likelihood(z.reshape(-1, z.shape[2]), *z.shape[:2])
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Add the weight of the step to the next distribution, and make one HMC move there."""
+        self.t += 1
+        beta = self.beta[self.t]
+        # The likelihood and its gradient do not depend on beta: those of the last accepted state are still right.
+        self.log_w += (beta - self.beta[self.t - 1]) * self.log_lik.double()
+        if self.reverse and self.finished:
+            return  # a move under the prior would change nothing that is used
+        eps = self.step.float().view(1, -1, 1)  # (1, N or 1, 1)
+        z, force = self.z, self.force
+        v = self.normal(*z.shape)
+        before = _log_joint(z, v, self.log_lik, beta)
+        v = v + 0.5 * eps * (beta * force - z)
+        for i in range(self.cfg.n_leapfrog):
+            z = z + eps * v
+            force, log_lik = self.forces(z)
+            v = v + (eps if i < self.cfg.n_leapfrog - 1 else 0.5 * eps) * (beta * force - z)
+        log_lik = self.ends(z, log_lik)
+        odds = (_log_joint(z, v, log_lik, beta) - before).nan_to_num(nan=-math.inf)  # a trajectory that blew up is refused
+        u = torch.rand(odds.shape, generator=self.generator, device=odds.device)
+        taken = u.log() < odds  # (C, N)
+        self.z = torch.where(taken[..., None], z, self.z)
+        self.force = torch.where(taken[..., None], force, self.force)
+        self.log_lik = torch.where(taken, log_lik, self.log_lik)
+        rate = taken.double().mean(0)  # (N,)
+        self.accepted += rate
+        now = rate if self.cfg.step_per_image else rate.mean(0, keepdim=True)
+        self.running = 0.9 * self.running + 0.1 * now
+        factor = torch.where(self.running > self.cfg.acceptance, 1.02, 0.98)
+        self.step = (self.step * factor).clamp(*self.cfg.step_range)
+
+    def result(self) -> Estimate:
+        C, N = self.log_w.shape
+        log_mean = self.log_w.logsumexp(0) - math.log(C)
+        ess = (2 * self.log_w.logsumexp(0) - (2 * self.log_w).logsumexp(0)).exp()
+        log_p = (-log_mean if self.reverse else log_mean) + self.constant
+        moves = max(1, self.t - self.reverse)
+        arrays = (log_p, ess, self.accepted / moves, self.step.expand(N))
+        return Estimate(*(a.cpu().numpy().copy() for a in arrays), z=self.z.cpu())
+
+    # ---- state ----
+    _TENSORS = ("z", "step", "running", "accepted", "log_w", "log_lik", "force")
+
+    def identity(self) -> dict:
+        """What a checkpoint must agree with: settings, the images, and what the decoder gives for fixed codes."""
+        digest = hashlib.sha256(self.x.cpu().numpy().tobytes())
+        probe = torch.randn(4, self.z.shape[2], generator=torch.Generator().manual_seed(1)).to(self.x.device)
+        with torch.no_grad():
+            digest.update(self.decode(probe).float().cpu().numpy().tobytes())
+        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.cfg).items()}
+        return settings | {"variance": self.variance, "reverse": self.reverse, "images and decoder": digest.hexdigest()}
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).cpu() for name in self._TENSORS}
+        state |= {"t": self.t, "random": self.generator.get_state(), "threads": torch.get_num_threads()}
+        checkpoint.save(self.folder, self.t, state | {"identity": self.identity()}, keep=1 if self.finished else 2)
+
+    def restore(self) -> bool:
+        found = None if self.folder is None else checkpoint.read_latest(self.folder)
+        if found is None:
+            return False
+        state, path = found
+        if not isinstance(state, dict) or not {*self._TENSORS, "t", "random", "threads", "identity"} <= state.keys():
+            raise ValueError(f"{path}: no checkpoint of this version's AIS; remove the folder or choose another")
+        mine = self.identity()
+        if differing := [name for name in mine if state["identity"].get(name) != mine[name]]:
+            raise ValueError(f"{path}: made with other {', '.join(differing)}; remove the folder or choose another")
+        for name in self._TENSORS:
+            setattr(self, name, state[name].to(self.x.device))
+        self.t = state["t"]
+        self.generator.set_state(state["random"])
+        if state["threads"] != (now := torch.get_num_threads()) and not self.finished:
+            warnings.warn(f"{path}: made with {state['threads']} threads, goes on with {now}: not bit for bit", stacklevel=6)
+        return True
+
+
+def _log_joint(z: Tensor, v: Tensor, log_lik: Tensor, beta: float) -> Tensor:
+    """log of the density of position and momentum at inverse temperature beta, without constants; (C, N)."""
+    return beta * log_lik - 0.5 * (z.square().sum(2) + v.square().sum(2))

@@ -32,8 +32,7 @@ def mean_colour(ab: Any, where: Any = None) -> np.ndarray:
 def pixel_spread(ab: Any) -> np.ndarray:
     """Per image, the standard deviation (1/K) over the K colorizations of a pixel's a and of its b, averaged over both and
     all pixels; (N,), Lab units. Raises ValueError for K < 2."""
-    ab = _ab(ab)
-    _at_least_two(ab)
+    ab = _ab(ab, least=2)
     return ab.std(1).mean((1, 2, 3))
 
 
@@ -42,8 +41,7 @@ def pairwise_distance(ab: Any) -> np.ndarray:
 
     Raises ValueError for K < 2.
     """
-    ab = _ab(ab)
-    _at_least_two(ab)
+    ab = _ab(ab, least=2)
     K = ab.shape[1]
     pairs = [np.abs(ab[:, i] - ab[:, j]).mean((1, 2, 3)) for i in range(K) for j in range(i)]
     return np.mean(pairs, 0)
@@ -74,6 +72,8 @@ def nearest_mode(colour: Any, modes: Any) -> np.ndarray:
     """Which of the modes (m, 2) each colour (N, K, 2) belongs to: the nearest, if nearer than half the smallest distance
     between two modes, else ELSEWHERE. (N, K) int."""
     colour, modes = np.asarray(colour, np.float64), np.asarray(modes, np.float64)
+    if modes.ndim != 2 or len(modes) < 2 or colour.shape[-1] != modes.shape[1]:
+        raise ValueError(f"need colours (N, K, 2) and at least two modes (m, 2), got {colour.shape} and {modes.shape}")
     between = np.linalg.norm(modes[:, None] - modes, axis=-1)
     reach = between[~np.eye(len(modes), dtype=bool)].min() / 2
     distance = np.linalg.norm(colour[..., None, :] - modes, axis=-1)
@@ -119,34 +119,24 @@ def knn_divergence(truth: Any, drawn: Any, k: int = 5) -> float:
     return float(d * np.log(np.maximum(nu, 1e-9) / np.maximum(rho, 1e-9)).mean() + np.log(m / (n - 1)))
 
 
-def explained(z: Any, colour: Any) -> float:
-    """R^2, 0..1, of the colours (n, 2) by the codes z (n, M): least squares on the coordinates, their squares and products,
-    both coordinates of the colour pooled. 0 where the colours do not vary."""
-    y = np.asarray(colour, np.float64)
-    total = np.square(y - y.mean(0)).sum()
-    if total == 0:
-        return 0.0
-    basis = _basis(np.asarray(z, np.float64))
-    rest = y - basis @ (basis.T @ y)
-    return float(1 - np.square(rest).sum() / total)
-
-
 def permutation_test(z: Any, colour: Any, n_permutations: int = 999, seed: int = 0) -> tuple[float, float]:
-    """(R^2 of `explained`, p): whether the codes z (n, M) say anything of the colours (n, 2), against shuffled codes.
+    """(R^2, p): whether the codes z (n, M) say anything of the colours (n, 2), against shuffled codes.
 
-    p = (1 + shuffles with at least this R^2) / (1 + n_permutations), so at least 1 / (1 + n_permutations).
-    Raises ValueError where there are not the same number of both.
+    R^2, 0..1: the share of the colours' variance, both coordinates pooled, that least squares on the codes' coordinates,
+    their squares and products explains; 0 where the colours do not vary. p = (1 + shuffles with at least this R^2) /
+    (1 + n_permutations), so at least 1 / (1 + n_permutations). Raises ValueError for unequal numbers of both.
     """
     z, y = np.asarray(z, np.float64), np.asarray(colour, np.float64)
     if z.ndim != 2 or y.ndim != 2 or len(z) != len(y):
         raise ValueError(f"need codes (n, M) and colours (n, 2), got {z.shape} and {y.shape}")
-    found = explained(z, y)
     y = y - y.mean(0)
     total, basis, rng = np.square(y).sum(), _basis(z), np.random.default_rng(seed)
     if total == 0:
-        return found, 1.0
-    shuffled = [np.square(basis.T @ y[rng.permutation(len(y))]).sum() / total for _ in range(n_permutations)]
-    return found, (1 + int(np.sum(np.array(shuffled) >= found - 1e-12))) / (1 + n_permutations)
+        return 0.0, 1.0
+    found, *shuffled = (
+        np.square(basis.T @ each).sum() / total for each in (y, *(y[rng.permutation(len(y))] for _ in range(n_permutations)))
+    )
+    return float(found), (1 + int(np.sum(np.array(shuffled) >= found - 1e-12))) / (1 + n_permutations)
 
 
 def _basis(z: np.ndarray) -> np.ndarray:
@@ -157,13 +147,8 @@ def _basis(z: np.ndarray) -> np.ndarray:
     return u[:, s > 1e-9 * s[0]]
 
 
-def _ab(ab: Any) -> np.ndarray:
+def _ab(ab: Any, least: int = 1) -> np.ndarray:
     ab = np.asarray(ab, np.float64)
-    if ab.ndim != 5 or ab.shape[2] != 2:
-        raise ValueError(f"need colorizations (N, K, 2, H, W), got {ab.shape}")
+    if ab.ndim != 5 or ab.shape[2] != 2 or ab.shape[1] < least or not ab.size:
+        raise ValueError(f"need colorizations (N, K, 2, H, W) with K >= {least}, got {ab.shape}")
     return ab
-
-
-def _at_least_two(ab: np.ndarray) -> None:
-    if ab.shape[1] < 2:
-        raise ValueError(f"need K >= 2 colorizations of an image, got {ab.shape[1]}")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from agelib.data import files
+from agelib.data import official
 
 
 def colours(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -26,59 +26,61 @@ def colours(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
     return np.broadcast_to(rgb, (n, size, size, 3)).copy()
 
 
-def encode(x: np.ndarray, kind: str = "PNG", **options) -> bytes:
+def encode(x: np.ndarray, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(x).save(buffer, kind, **options)
+    Image.fromarray(x).save(buffer, kind)
     return buffer.getvalue()
 
 
-def pack(path: Path, pictures: np.ndarray, splits: list[int], kind: str = "PNG", **arrays) -> Path:
-    """A pack part; arrays given by keyword (labels, ...) are added or replace these, one given as None is left out."""
+def file(path: Path, content: bytes | str | np.ndarray | Image.Image, **options) -> Path:
+    """Write a file, its folder too: bytes, text, or a picture saved by its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes | str):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path, **options)
+    return path
+
+
+def pack(path: Path, pictures: np.ndarray, splits: list[int], labels=None, kind: str = "PNG", **arrays) -> Path:
+    """A pack part; arrays given by keyword are added or replace these, one given as None is left out."""
     encoded = [encode(x, kind) for x in pictures]
     content = {
         "images": np.frombuffer(b"".join(encoded), np.uint8),
         "offsets": np.cumsum([0, *map(len, encoded)]).astype(np.int64),
         "split": np.array(splits, np.uint8),
-    }
-    content |= arrays
+        "labels": np.array(labels, np.int16) if isinstance(labels, list | range) else labels,
+    } | arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **{k: v for k, v in content.items() if v is not None})
     return path
 
 
-def idx(path: Path, array: np.ndarray, kind: int = 8, shape: tuple | None = None) -> Path:
-    """An IDX file, gzipped if the path ends in .gz; `shape` overrides what its header says."""
-    shape = array.shape if shape is None else shape
-    data = bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
+def idx(path: Path, array: np.ndarray) -> Path:
+    """An IDX file, gzipped if the path ends in .gz."""
+    data = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return file(path, gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-def cifar_batch(images: np.ndarray, labels: list[int], protocol: int = 2) -> bytes:
-    """A pickled batch of images (n, 32, 32, 3), with bytes keys as the official ones."""
+def cifar_batch(images: np.ndarray, labels: list[int]) -> bytes:
+    """A pickled batch of images (n, 32, 32, 3)."""
     data = images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
-    return pickle.dumps({b"data": data, b"labels": labels, b"batch_label": b"a test"}, protocol=protocol)
+    return pickle.dumps({"data": data, "labels": labels, "batch_label": "a test"}, protocol=2)
 
 
-def tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    """A .zip, .tgz or .tar.gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zf:
+            for name, content in members.items():
+                zf.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz") as tar:
         for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                archive.addfile(content)
-            else:
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def make_zip(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return path
 
 
@@ -88,11 +90,14 @@ def mat(**variables) -> bytes:
     return buffer.getvalue()
 
 
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
-    return SimpleNamespace(
-        colours=colours, encode=encode, pack=pack, idx=idx, cifar_batch=cifar_batch, tar=tar, zip=make_zip, mat=mat
-    )
+    makers = (colours, encode, file, pack, idx, cifar_batch, archive, mat, md5)
+    return SimpleNamespace(**{maker.__name__: maker for maker in makers})
 
 
 @pytest.fixture
@@ -106,23 +111,11 @@ def root(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def bless(monkeypatch):
-    """Declare the checksum of a file made here to be the official one."""
+    """Declare the checksums of a file made here to be the official ones."""
 
     def declare(path: Path) -> Path:
-        known = files.OFFICIAL[path.name]
-        md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        monkeypatch.setitem(files.OFFICIAL, path.name, files.Official(md5, known.urls, known.drive_id))
+        content = path.read_bytes()
+        monkeypatch.setitem(official.SUMS, path.name, [md5(content), hashlib.sha256(content).hexdigest()])
         return path
 
     return declare
-
-
-@pytest.fixture
-def clean(root):
-    """Call it after a failure: no image file, no temporary folder may be left below the data root."""
-
-    def check() -> None:
-        left = [p for p in root.glob("prepared/**/*") if not p.name.endswith(".lock")]
-        assert left == []
-
-    return check

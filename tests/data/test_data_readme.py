@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 
 from agelib import data
-from agelib.data import files, names
+from agelib.data import official, sets
 
 README = Path(__file__).parents[2] / "data" / "README.md"
 
 
 def test_files_and_checksums_are_those_of_the_code():
     named = dict(re.findall(r"`([\w.-]+)` ([0-9a-f]{32})", README.read_text("utf-8")))
-    assert named == {file: known.md5 for file, known in files.OFFICIAL.items() if known.md5}
+    assert named == {file: md5 for file, (md5, *_) in official.SUMS.items()}
 
 
-@pytest.mark.parametrize("name", list(names.REAL))
+@pytest.mark.parametrize("name", list(sets.REAL))
 def test_counts_and_folders_are_those_of_the_code(name):
     row = next(line for line in README.read_text("utf-8").splitlines() if line.startswith(f"| `{name}` |"))
-    for count in names.REAL[name].official.values():
+    for count in sets.REAL[name].official.values():
         assert f"{count:,}" in row
-    assert f"{names.REAL[name].size}x{names.REAL[name].size}" in row
-    for folder in files.FOLDERS[name]:
+    assert f"{sets.REAL[name].size}x{sets.REAL[name].size}" in row
+    for folder in official.FOLDERS[name]:
         assert folder == "." or f"`{folder}/`" in row or folder in ("CIFAR10", "SVHN", "CelebA")
 
 

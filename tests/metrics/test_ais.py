@@ -5,13 +5,17 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
 
-from agelib.metrics import ais, likelihood
+from agelib.metrics import ais
+from agelib.training import checkpoint
+from agelib.training.fit import Busy
 
 D, M, VARIANCE = 6, 3, 0.05
 W = torch.randn(M, D, generator=torch.Generator().manual_seed(0)) * 0.1
@@ -24,9 +28,9 @@ def linear(z):
     return z @ W + B
 
 
-def exact(x):
+def exact(x, variance=VARIANCE):
     """log N(x; b, W^T W + variance I) in nats, (N,)."""
-    covariance = (W.T @ W + VARIANCE * torch.eye(D)).double()
+    covariance = (W.T @ W + variance * torch.eye(D)).double()
     return torch.distributions.MultivariateNormal(B.double(), covariance).log_prob(x.double()).numpy()
 
 
@@ -34,15 +38,11 @@ def images(n, seed=1):
     return ais.simulate(linear, n, M, VARIANCE, seed=seed)[1].clamp(0, 1)
 
 
-def doubled(cfg, **changes):
-    return ais.AisConfig(**({k: getattr(cfg, k) for k in cfg.__dataclass_fields__} | changes))
-
-
 @pytest.mark.parametrize(("step_per_image", "precision"), [(False, "fp32"), (True, "fp32"), (False, "bf16")])
 def test_a_linear_gaussian_decoder_within_a_tenth_of_a_nat(step_per_image, precision):
     x = images(20)
     changes = {"n_chains": 64, "step_per_image": step_per_image, "precision": precision, "step_range": (1e-4, 2.0)}
-    found = ais.forward(linear, x, M, VARIANCE, doubled(CFG, **changes))
+    found = ais.forward(linear, x, M, VARIANCE, replace(CFG, **changes))
     assert np.abs(found.log_p - exact(x)).max() < 0.1
     assert found.mean == pytest.approx(exact(x).mean(), abs=0.02)
     assert found.acceptance.mean() > 0.6 and found.ess.min() > 32
@@ -53,7 +53,7 @@ def test_a_linear_gaussian_decoder_within_a_tenth_of_a_nat(step_per_image, preci
 def test_the_last_states_are_draws_of_the_posterior():
     """Posterior of a linear-Gaussian model: N((W W^T + s I)^-1 W (x - b), s (W W^T + s I)^-1)."""
     x = images(4)
-    z = ais.forward(linear, x, M, VARIANCE, doubled(CFG, n_chains=400)).z
+    z = ais.forward(linear, x, M, VARIANCE, replace(CFG, n_chains=400)).z
     precision = torch.linalg.inv(W @ W.T + VARIANCE * torch.eye(M))
     mean, covariance = (x - B) @ W.T @ precision, VARIANCE * precision
     assert (z.mean(0) - mean).abs().max() < 0.25  # standard error of 400 draws of deviation <= 1: 0.05
@@ -62,7 +62,7 @@ def test_the_last_states_are_draws_of_the_posterior():
 
 def test_the_sandwich_closes_on_simulated_images():
     z, x = ais.simulate(linear, 40, M, VARIANCE, seed=1)
-    found = ais.bdmc(linear, M, VARIANCE, 40, doubled(CFG, seed=0))
+    found = ais.bdmc(linear, M, VARIANCE, 40, replace(CFG, seed=0))
     truth = exact(x).mean()
     assert found["lower"] - 0.02 < truth < found["upper"] + 0.02
     assert abs(found["gap"]) < 0.05 and found["interval"] < 0.06
@@ -70,10 +70,9 @@ def test_the_sandwich_closes_on_simulated_images():
 
 
 def test_with_few_distributions_the_two_bounds_lie_apart_on_their_own_sides():
-    cfg = doubled(CFG, n_distributions=6, n_chains=1, n_leapfrog=2)
+    cfg = replace(CFG, n_distributions=6, n_chains=1, n_leapfrog=2)
     z, x = ais.simulate(linear, 300, M, 2e-4, seed=1)
-    covariance = (W.T @ W + 2e-4 * torch.eye(D)).double()
-    truth = torch.distributions.MultivariateNormal(B.double(), covariance).log_prob(x.double()).mean().item()
+    truth = exact(x, 2e-4).mean()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = ais.bdmc(linear, M, 2e-4, 300, cfg)
@@ -91,7 +90,7 @@ def test_a_bimodal_posterior():
     log_prior = -0.5 * grid[:, 0] ** 2 - 0.5 * math.log(2 * math.pi)
     log_lik = -((decode(grid) - x.double().T) ** 2) / (2 * 1e-3) - 0.5 * math.log(2 * math.pi * 1e-3)
     truth = (log_prior[:, None] + log_lik).logsumexp(0) + math.log(16 / 400_000)
-    found = ais.forward(decode, x, 1, 1e-3, doubled(CFG, n_chains=200))
+    found = ais.forward(decode, x, 1, 1e-3, replace(CFG, n_chains=200))
     assert found.log_p == pytest.approx(truth.numpy(), abs=0.1)
     assert 0.3 < (found.z[:, 0] > 0).float().mean() < 0.7  # both modes are found
 
@@ -99,21 +98,17 @@ def test_a_bimodal_posterior():
 def test_more_distributions_do_not_lower_the_estimate():
     """Nor raise it above the truth; with one chain and a small variance the first rungs are far below."""
     x = images(60)
-    covariance = (W.T @ W + 1e-3 * torch.eye(D)).double()
-    truth = torch.distributions.MultivariateNormal(B.double(), covariance).log_prob(x.double()).mean().item()
-    means = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for n in (4, 16, 64, 4000):
-            cfg = doubled(CFG, n_distributions=n, n_chains=1, n_leapfrog=3)
-            means.append(ais.forward(linear, x, M, 1e-3, cfg).mean)
+        few = replace(CFG, n_chains=1, n_leapfrog=3)
+        means = [ais.forward(linear, x, M, 1e-3, replace(few, n_distributions=n)).mean for n in (4, 16, 64, 4000)]
     assert means[0] < means[1] - 1 and means[1] < means[2] and means[2] < means[3] + 0.5
-    assert means[3] == pytest.approx(truth, abs=0.3)
+    assert means[3] == pytest.approx(exact(x, 1e-3).mean(), abs=0.3)
 
 
 def test_chains_and_blocks_do_not_change_what_is_estimated():
-    x, changes = images(18), ({"n_chains": 48}, {"n_chains": 48, "block": 7}, {})
-    results = [ais.forward(linear, x, M, VARIANCE, doubled(CFG, **c)).log_p for c in changes]
+    x, changes = images(9), ({"n_chains": 48}, {"n_chains": 48, "block": 4}, {})
+    results = [ais.forward(linear, x, M, VARIANCE, replace(CFG, **c)).log_p for c in changes]
     for other in results[1:]:
         assert np.abs(results[0] - other).max() < 0.2 and abs(results[0].mean() - other.mean()) < 0.03
         assert not np.array_equal(results[0], other)
@@ -122,7 +117,7 @@ def test_chains_and_blocks_do_not_change_what_is_estimated():
 def test_no_estimate_exceeds_the_bound():
     """Images that the decoder hits exactly come close to it: a decoder that ignores z attains it."""
     x = B.expand(3, D)
-    cfg = doubled(CFG, n_distributions=50)
+    cfg = replace(CFG, n_distributions=50)
     found = ais.forward(lambda z: B.expand(len(z), D) + 0 * z.sum(), x, M, VARIANCE, cfg)
     assert found.log_p == pytest.approx(ais.bound(D, VARIANCE), abs=1e-5)
     assert ais.forward(linear, x, M, VARIANCE, CFG).log_p.max() < ais.bound(D, VARIANCE)
@@ -147,12 +142,29 @@ def test_the_sphere_enters_through_the_decoder():
 
 def test_the_variance_that_made_the_images_is_chosen(tmp_path):
     x = ais.simulate(linear, 40, M, VARIANCE, seed=3)[1].clamp(0, 1)
-    cfg = doubled(CFG, n_distributions=200, n_chains=4)
+    cfg = replace(CFG, n_distributions=200, n_chains=4)
     best, found = ais.select_variance(linear, x, M, (0.2, VARIANCE, 0.0125), cfg, folder=tmp_path)
     assert best == VARIANCE and list(found) == [0.2, VARIANCE, 0.0125]
     assert (tmp_path / "variance-0.0125").is_dir()
-    with pytest.raises(ValueError, match="at least one"):
-        ais.select_variance(linear, x, M, (), cfg)
+
+
+def test_a_variance_without_a_finite_estimate_is_never_chosen(monkeypatch):
+    def forward(decode, x, M, variance, cfg, **_):
+        return ais.Estimate(np.array([{0.1: math.nan, 0.2: -3.0, 0.3: -4.0, 0.4: math.inf}[variance]]), *[None] * 4)
+
+    monkeypatch.setattr(ais, "forward", forward)
+    assert ais.select_variance(linear, None, M, (0.1, 0.2, 0.3, 0.4), CFG)[0] == 0.2
+    with pytest.raises(ValueError, match="no finite estimate under any of the variances 0.1, 0.4"):
+        ais.select_variance(linear, None, M, (0.1, 0.4), CFG)
+
+
+@pytest.mark.parametrize(("variances", "message"), [((), "at least one"), ((0.1, 0.0), "variance must be > 0 .* got 0.0")])
+def test_variances_that_are_none_stop_before_any_chain(variances, message):
+    def decode(z):
+        raise AssertionError("a chain has begun")
+
+    with pytest.raises(ValueError, match=message):
+        ais.select_variance(decode, images(2), M, variances, CFG)
 
 
 def test_the_schedule():
@@ -182,7 +194,7 @@ torch.save([torch.from_numpy(found.log_p), found.z], {out!r})
 
 
 def long_estimate(folder):
-    cfg = doubled(CFG, n_distributions=1500, block=5, n_chains=4)
+    cfg = replace(CFG, n_distributions=1500, block=5, n_chains=4)
     return ais.forward(linear, images(10), M, VARIANCE, cfg, folder=folder, checkpoint_every_s=0.05)
 
 
@@ -210,16 +222,24 @@ def _steps(folder):
     return sorted(p.name for p in folder.glob("*/step-*.pt"))
 
 
-def test_a_folder_of_another_estimate_is_refused(tmp_path):
-    cfg = doubled(CFG, n_distributions=20)
-    x = images(3)
-    first = ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path)
+def test_a_folder_gives_its_estimate_again_and_another_is_refused(tmp_path):
+    """With a checkpoint after each step; a left-over of a killed writer goes."""
+    cfg, x, left = replace(CFG, n_distributions=20), images(3), tmp_path / "block-0000" / ".step.pt.123.part"
+    left.parent.mkdir()
+    left.touch()
+    first = ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path, checkpoint_every_s=0)
     again = ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path)
-    assert np.array_equal(first.log_p, again.log_p)
+    assert np.array_equal(first.log_p, again.log_p) and not left.exists()
+    assert first.log_p == pytest.approx(ais.forward(linear, x, M, VARIANCE, cfg).log_p, abs=0)
     with pytest.raises(ValueError, match="variance"):
         ais.forward(linear, x, M, 0.06, cfg, folder=tmp_path)
     with pytest.raises(ValueError, match="images and decoder"):
         ais.forward(lambda z: linear(z) * 0.9, x, M, VARIANCE, cfg, folder=tmp_path)
+    with filelock.FileLock(left.parent / ".lock"), pytest.raises(Busy, match="block-0000: another process"):
+        ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path)
+    checkpoint.save(left.parent, 99, {"t": 3})
+    with pytest.raises(ValueError, match="step-000000099-.*: no checkpoint of this version's AIS"):
+        ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +251,8 @@ def test_a_folder_of_another_estimate_is_refused(tmp_path):
         ({"x": torch.zeros(2, D, dtype=torch.uint8)}, "float images"),
         ({"variance": 0.0}, "variance must be > 0"),
         ({"variance": math.nan}, "variance must be > 0"),
+        ({"variance": math.inf}, "variance must be > 0 and finite"),
+        ({"checkpoint_every_s": math.nan}, "checkpoint_every_s must be at least 0, got nan"),
         ({"decode": lambda z: torch.zeros(len(z), D + 1)}, f"the images have {D} values each"),
         ({"decode": lambda z: torch.full((len(z), D), math.nan)}, "not finite"),
     ],
@@ -242,59 +264,33 @@ def test_bad_input_stops_before_any_chain(change, message):
         calls.append(1)
         return linear(z)
 
-    given = {"decode": counting, "x": images(2), "variance": VARIANCE} | change
+    given = {"decode": counting, "x": images(2), "M": M, "variance": VARIANCE, "cfg": CFG} | change
     with pytest.raises(ValueError, match=message):
-        ais.forward(given["decode"], given["x"], M, given["variance"], CFG)
+        ais.forward(**given)
     assert len(calls) <= 1
 
 
 @pytest.mark.parametrize(
-    "changes", [{"n_chains": 0}, {"n_distributions": 1}, {"acceptance": 1.0}, {"first_step": 0.9}, {"precision": "half"}]
+    ("changes", "message"),
+    [
+        ({"n_chains": 0}, "n_chains must be at least 1, is 0"),
+        ({"n_chains": 1.5}, "n_chains must be int, is 1.5"),
+        ({"n_distributions": 1}, "n_distributions must be at least 2"),
+        ({"acceptance": 1.0}, "acceptance must be at least 0 and below 1, is 1.0"),
+        ({"first_step": 0.9}, "first_step 0.9 <= high"),
+        ({"step_range": 0.5}, "got 0.5"),
+        ({"first_step": math.nan}, "first_step must be finite"),
+        ({"precision": "half"}, "unknown precision 'half'"),
+    ],
 )
-def test_settings_that_make_no_sense(changes):
-    with pytest.raises(ValueError, match="need|unknown precision"):
-        doubled(CFG, **changes)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CFG, **changes)
 
 
 def test_an_estimate_that_a_single_chain_carries_is_doubted():
-    cfg = doubled(CFG, n_distributions=3, n_chains=16, n_leapfrog=1)
+    cfg = replace(CFG, n_distributions=3, n_chains=16, n_leapfrog=1)
     with pytest.warns(UserWarning, match="a single chain carries the weight"):
         ais.forward(linear, images(20), M, 1e-4, cfg)
-
-
-def test_kde_by_hand():
-    """Two samples at 0 and 1, x at 0, std 0.5: log((1 + exp(-2)) / 2) + log N(0; 0, 0.25)."""
-    samples, x = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0]])
-    expected = math.log((1 + math.exp(-2)) / 2) - 0.5 * math.log(2 * math.pi * 0.25)
-    for block in (1, 2):
-        assert likelihood.kde(samples, x, 0.5, block).item() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(ValueError, match="std"):
-        likelihood.kde(samples, x, 0.0)
-    with pytest.raises(ValueError, match="need samples"):
-        likelihood.kde(samples, torch.zeros(1, 2), 1.0)
-
-
-def test_kde_finds_the_width_of_the_data():
-    rng = torch.Generator().manual_seed(0)
-    samples, x = (0.5 + 0.17 * torch.randn(n, 1, generator=rng) for n in (3, 4000))
-    best, means = likelihood.choose_std(torch.full((3, 1), 0.5), x)
-    assert best == 0.17 and len(means) == 20 and max(means) == means[7]
-
-
-def test_iwae_of_the_exact_posterior_is_exact_with_one_sample():
-    """A diagonal posterior: W with orthogonal rows. Then every weight is p(x)."""
-    variance = 0.05
-    rows = 0.1 * torch.linalg.qr(W.T)[0].T
-    x = (torch.randn(5, M, generator=torch.Generator().manual_seed(3)) @ rows + B).clamp(0, 1)
-    shrink = 1 / (0.01 + variance)
-    mean, log_sigma = (x - B) @ rows.T * shrink, torch.full((5, M), 0.5 * math.log(variance * shrink))
-    covariance = (rows.T @ rows + variance * torch.eye(D)).double()
-    truth = torch.distributions.MultivariateNormal(B.double(), covariance).log_prob(x.double())
-    generator = torch.Generator().manual_seed(0)
-    one = likelihood.iwae(lambda z: z @ rows + B, mean, log_sigma, x, variance, 1, generator=generator)
-    assert one.numpy() == pytest.approx(truth.numpy(), abs=1e-4)
-    off = likelihood.iwae(lambda z: z @ rows + B, mean + 1, log_sigma, x, variance, 1, generator=generator)
-    many = likelihood.iwae(lambda z: z @ rows + B, mean + 1, log_sigma, x, variance, 20_000, generator=generator)
-    assert off.mean() < truth.mean() - 0.3 and many.mean().item() == pytest.approx(truth.mean().item(), abs=0.1)
-    with pytest.raises(ValueError, match="variance"):
-        likelihood.iwae(linear, mean, log_sigma, x, 0.0, 1)
+    lost = ais.Estimate(np.array([1.0, math.nan]), *(np.ones(2),) * 3, torch.zeros(1, 2, M))
+    assert lost.doubts() == ["no finite estimate for 1 of 2 images; does the decoder overflow?"]

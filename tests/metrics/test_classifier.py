@@ -1,113 +1,157 @@
-"""The yardstick classifier learns, repeats itself and leaves the random state alone; its readings by hand."""
+"""The classifier learns, repeats itself and leaves the random state alone; its readings by hand."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from agelib.metrics import classifier
+from agelib.metrics.classifier import Classifier
+from agelib.training import checkpoint
+from agelib.training import fit as training
+from agelib.training.fit import ConfigMismatch
+
+SMALL = {"n_epochs": 2, "width": 4, "batch_size": 50, "precision": "fp32"}
 
 
-@pytest.fixture(scope="module")
-def digits():
-    data = load_digits()
-    images = (data.images[:, None] / 16 * 255).round().astype(np.uint8)  # (1797, 1, 8, 8)
-    return images, data.target
+def bars(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (n, 1, 16, 16) with a bright bar at a random place, noisy; class: level, upright or one of both diagonals."""
+    rng = np.random.default_rng(seed)
+    y, (rows, columns) = np.arange(n) % 4, np.indices((16, 16))
+    lines = np.stack([rows, columns, (rows + columns) % 16, (rows - columns) % 16])[y]  # (n, 16, 16)
+    at = rng.integers(4, 12, n)[:, None, None]
+    return (60 + 120 * (np.abs(lines - at) < 2) + rng.integers(-60, 61, lines.shape)).astype(np.uint8)[:, None], y
 
 
-def quick(images, labels, **changes):
-    return classifier.train(images, labels, 10, **{"n_steps": 200, "width": 16, "shift": 1} | changes)
-
-
-def test_it_reads_digits_it_has_not_seen(digits):
-    images, labels = digits
-    net = quick(images[:1200], labels[:1200])
-    p = classifier.probs(net, images[1200:])
-    assert p.shape == (597, 10) and p.sum(1) == pytest.approx(np.ones(597), abs=1e-5)
-    assert classifier.agreement(p.argmax(1), labels[1200:]) > 0.93
-    assert classifier.class_spread(p)[1] > 0.05
-    as_float = torch.from_numpy(images[1200:]).float() / 127.5 - 1
-    assert classifier.probs(net, as_float, batch_size=100) == pytest.approx(p, abs=1e-5)
-
-
-def test_it_is_a_function_of_its_seed_and_leaves_the_global_random_state(digits):
-    images, labels = digits[0][:100], digits[1][:100]
-    torch.manual_seed(5)
+def test_it_learns_in_seconds_and_its_folder_gives_it_again(tmp_path):
+    (x, y), (test_x, test_y) = bars(600, 0), bars(200, 1)
+    settings = SMALL | {"n_epochs": 4, "precision": "auto"}
     before = torch.get_rng_state()
-    first = quick(images, labels, n_steps=5, seed=3)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(6)
-    again, other = quick(images, labels, n_steps=5, seed=3), quick(images, labels, n_steps=5, seed=4)
-    pairs = list(zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    assert all(torch.equal(a, b) for a, b in pairs)
-    assert not torch.equal(first.head.weight, other.head.weight)
+    net = classifier.train(x, y, tmp_path, **settings)
+    assert torch.equal(torch.get_rng_state(), before) and not net.training
+    probs, features = classifier.read(net, test_x)
+    assert classifier.agreement(probs.argmax(1), test_y) > 0.9
+    assert probs.shape == (200, 4) and probs.sum(1) == pytest.approx(np.ones(200), abs=1e-5)
+    assert features.shape == (200, 16) and probs.dtype == features.dtype == np.float32
+    written = (tmp_path / training.MODEL).stat().st_mtime_ns
+    torch.manual_seed(5)
+    again = classifier.train(x, y, tmp_path, **settings)
+    assert (classifier.read(again, test_x)[0] == probs).all()
+    assert (tmp_path / training.MODEL).stat().st_mtime_ns == written
+    with pytest.raises(ConfigMismatch, match="width was 4, is 6"):
+        classifier.train(x, y, tmp_path, **settings | {"width": 6})
+    with pytest.raises(ConfigMismatch, match="data"):
+        classifier.train(x, (y + 1) % 4, tmp_path, **settings)
 
 
-def test_shifts_repeat_the_edge_and_cover_all_offsets():
-    x = torch.arange(9.0).reshape(1, 1, 3, 3)
-    generator = torch.Generator().manual_seed(0)
-    seen = {tuple(classifier._shifted(x, 1, generator).flatten().tolist()) for _ in range(200)}
-    assert len(seen) == 9  # (dy, dx) from -1..1 each
-    assert (0, 0, 1, 0, 0, 1, 3, 3, 4) in seen  # one down, one right
-    assert classifier._shifted(x, 0, generator) is x
+def test_a_killed_training_goes_on_with_the_same_moves_and_a_seed_is_a_training(tmp_path, monkeypatch):
+    x, y = bars(300, 0)
+    whole = classifier.train(x, y, tmp_path / "whole", **SMALL).state_dict()
+    save = checkpoint.save
+
+    def save_and_die(*args, **kwargs):
+        save(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            classifier.train(x, y, tmp_path / "killed", **SMALL, checkpoint_every_s=0)
+    assert [int(path.name[5:14]) for path in checkpoint.list_files(tmp_path / "killed")] == [1]
+    resumed = classifier.train(x, y, tmp_path / "killed", **SMALL).state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    other = classifier.train(x, y, tmp_path / "other", **SMALL, seed=1).state_dict()
+    assert not torch.equal(whole["head.weight"], other["head.weight"])
 
 
-def test_probs_keeps_the_mode():
-    net = classifier.Classifier(1, 3, width=2).train()
-    classifier.probs(net, np.zeros((2, 1, 8, 8), np.uint8))
+def test_reading_in_parts_is_reading_at_once_and_keeps_the_mode():
+    x = bars(40, 0)[0]
+    net = Classifier(1, 4, 4).train()
+    probs, features = classifier.read(net, x, batch_size=7)
     assert net.training
+    floats = torch.from_numpy(x) / 127.5 - 1
+    assert probs == pytest.approx(net.eval()(floats).softmax(1).detach().numpy(), abs=1e-6)
+    assert features == pytest.approx(net.embed(floats).detach().numpy(), abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [8, 28, 32, 64])
-def test_sizes_from_8_to_64(size):
-    p = classifier.probs(classifier.Classifier(3, 4, width=2), np.zeros((2, 3, size, size), np.uint8))
-    assert p.shape == (2, 4)
+def test_the_learning_rate_is_a_triangle():
+    step = classifier.make_step(Classifier(1, 4, 2), classifier.Config(lr=0.4))
+    assert [step.lr_at(epoch, 8) for epoch in (0, 1, 2, 5, 8)] == pytest.approx([0.008, 0.208, 0.4, 0.2, 0])
+
+
+def test_whitened_patches_are_uncorrelated():
+    net = Classifier(1, 10, 4)
+    x = torch.from_numpy(bars(200, 0)[0]) / 127.5 - 1
+    net.set_whitening(x, eps=0.0)
+    out = net.whiten(x)[:, :4]  # the other four are their negatives
+    assert torch.cov(out.transpose(0, 1).flatten(1)).numpy() == pytest.approx(np.eye(4), abs=1e-2)
+    assert torch.equal(net.whiten.weight[4:], -net.whiten.weight[:4])
+
+
+def test_moves_cover_all_offsets_and_mirror_the_edge():
+    x = torch.arange(9.0).reshape(1, 1, 3, 3).repeat(200, 1, 1, 1)
+    seen = {tuple(image.flatten().tolist()) for image in classifier.moved(x, 1)}
+    assert len(seen) == 9  # (dy, dx) from -1..1 each
+    assert (4, 3, 4, 1, 0, 1, 4, 3, 4) in seen  # one down, one right
+    assert classifier.moved(x, 0) is x
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 64])
+def test_sizes(size):
+    assert Classifier(3, 7, 2)(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+X, Y = bars(8, 0)
 
 
 @pytest.mark.parametrize(
-    ("images", "labels"),
+    ("images", "labels", "settings", "message"),
     [
-        (np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, int)),
-        (np.zeros((4, 1, 8, 8), np.uint8), np.zeros(3, int)),
-        (np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4)),
-        (np.zeros((4, 1, 8, 8), np.uint8), np.full(4, 10)),
-        (np.zeros((4, 1, 8, 8), np.uint8), np.full(4, -1)),
-        (np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, int)),
+        (X / 255, Y, {}, "need uint8"),
+        (X, Y[:7], {}, "need uint8"),
+        (X, Y.astype(float), {}, "whole"),
+        (X, Y - 1, {}, r"need labels in 0..2, got -1 to 2"),
+        (X, Y, {"n_classes": 3}, r"need labels in 0..2, got 0 to 3"),
+        (X[:, :, :8], Y, {}, "images of >= 16 x 16 px"),
+        (X, Y, {"batch_size": 1}, "batch_size >= 2"),
+        (X, Y, {"batch_size": 9}, "batch_size 9 is more than the 8 images"),
+        (X, Y, {"widht": 9}, "the classifier has no setting widht; valid: batch_size, checkpoint_every_s"),
+        (X, Y, {"lr": math.nan}, "lr must be finite, is nan"),
+        (X, Y, {"shift": -1}, "shift must be at least 0, is -1"),
+        (X, Y, {"precision": "half"}, "unknown precision 'half'"),
     ],
 )
-def test_unfit_data_is_refused(images, labels):
-    with pytest.raises(ValueError, match="need"):
-        quick(images, labels)
+def test_bad_input_is_refused_before_anything_is_written(images, labels, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        classifier.train(images, labels, tmp_path / "new", **{"batch_size": 4} | settings)
+    assert not (tmp_path / "new").exists()
 
 
-def test_agreement():
+# ---- readings ----
+def test_readings_by_hand():
     assert classifier.agreement([1, 2, 3, 4], [1, 2, 0, 4]) == 0.75
-    with pytest.raises(ValueError, match="equal length"):
-        classifier.agreement([1, 2], [1])
-
-
-def test_confident_fraction_counts_strictly_above():
     p = np.array([[0.95, 0.05], [0.5, 0.5], [0.1, 0.9], [0.02, 0.98]])
-    assert classifier.confident_fraction(p, 0.9) == 0.5
-
-
-def test_class_spread():
-    p = np.eye(4)[[0, 0, 1, 2]]  # shares 1/2, 1/4, 1/4, 0
-    entropy, smallest = classifier.class_spread(p)
+    assert classifier.confident_fraction(p, 0.9) == 0.5  # strictly above
+    entropy, smallest = classifier.class_spread(np.eye(4)[[0, 0, 1, 2]])  # shares 1/2, 1/4, 1/4, 0
     assert entropy == pytest.approx(1.5 * math.log(2)) and smallest == 0
     assert classifier.class_spread(np.eye(4)) == pytest.approx((math.log(4), 0.25))
     assert classifier.class_spread(np.eye(4)[[1, 1]]) == (0.0, 0.0)
+    x, gex = np.array([[0.0, 0], [3, 4], [0, 0]]), np.array([[0.0, 0], [3, 4], [0, 1]])  # neighbours 0, 5 and 5 apart
+    assert classifier.feature_distance(x, gex) == pytest.approx([0, 0, 0.3])
+    assert classifier.feature_distance(x, np.roll(x, 1, 0)).mean() == pytest.approx(1)
 
 
-def test_feature_distance_is_relative_to_different_images(digits):
-    images, labels = digits[0][:300], digits[1][:300]
-    net = quick(images, labels, n_steps=60)
-    assert classifier.feature_distance(net, images, images) == pytest.approx(np.zeros(300))
-    other = classifier.feature_distance(net, images, np.roll(images, 1, 0))
-    assert other.mean() == pytest.approx(1)
-    noisy = np.clip(images.astype(int) + np.random.default_rng(0).integers(-20, 21, images.shape), 0, 255).astype(np.uint8)
-    assert 0 < classifier.feature_distance(net, images, noisy).mean() < 0.5
-    with pytest.raises(ValueError, match="two equal shapes"):
-        classifier.feature_distance(net, images, images[:2])
+@pytest.mark.parametrize(
+    ("call", "args", "message"),
+    [
+        (classifier.agreement, ([1, 2], [1]), "equal length"),
+        (classifier.confident_fraction, (np.array([[np.nan, 1]]),), "finite probabilities"),
+        (classifier.class_spread, (np.zeros(3),), "finite probabilities"),
+        (classifier.feature_distance, (np.zeros((3, 2)), np.zeros((2, 2))), "two equal shapes"),
+        (classifier.read, (None, X[:0]), "no images"),
+    ],
+)
+def test_unfit_readings_are_refused(call, args, message):
+    with pytest.raises(ValueError, match=message):
+        call(*args)

@@ -1,4 +1,4 @@
-"""The Inception wrapper on a file of random weights in the published format."""
+"""The Inception wrapper on a file of random weights in the published format; the scores by hand and by a second source."""
 
 import hashlib
 import os
@@ -9,13 +9,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from agelib import tv
-from agelib.metrics import inception, inception_score
+from agelib.metrics import inception
 
-tv.import_torchvision()
-
-import torch_fidelity  # noqa: E402  needs the torchvision import above
-from torch_fidelity import feature_extractor_inceptionv3 as original  # noqa: E402
+original = inception._torch_fidelity("feature_extractor_inceptionv3")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +44,8 @@ class Images(Dataset):
 
 
 def test_one_pass_gives_torch_fidelitys_numbers(weights):
+    import torch_fidelity
+
     path, sha256 = weights
     a, b = Images(0, 4), Images(1, 4)
     net = inception.load(inception.find_weights(path, sha256=sha256))
@@ -56,21 +54,15 @@ def test_one_pass_gives_torch_fidelitys_numbers(weights):
         input1=a, input2=b, isc=True, fid=True, isc_splits=2, samples_shuffle=False, cuda=False, cache=False, verbose=False,
         feature_extractor_weights_path=str(path), batch_size=4, save_cpu_ram=True,
     )  # fmt: skip
-    mean, std = inception_score.inception_score(probs, 2)
+    mean, std = inception.inception_score(probs, 2)
     assert mean > 1.001, "the images must not all look alike to the random network"
     assert mean == pytest.approx(theirs["inception_score_mean"], abs=1e-4)
     assert std == pytest.approx(theirs["inception_score_std"], abs=1e-4)
-    distance = inception_score.frechet_distance(made, real)
-    assert distance == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4, abs=1e-4)
+    assert inception.frechet_distance(made, real) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4, abs=1e-4)
     assert probs.shape == (4, 1008) and made.shape == (4, 2048)
     assert probs.sum(1) == pytest.approx(np.ones(4), abs=1e-5)
-
-
-def test_a_grey_image_is_read_as_colour(weights):
-    net = inception.load(weights[0])
-    grey = Images(2, 1).x[:, :1].numpy()
-    found = inception.read(net, grey)
-    assert found[1] == pytest.approx(inception.read(net, np.repeat(grey, 3, 1))[1])
+    grey = a.x[:1, :1].numpy()  # is read as colour
+    assert inception.read(net, grey)[1] == pytest.approx(inception.read(net, np.repeat(grey, 3, 1))[1])
 
 
 def test_the_file_is_found_in_the_usual_cache(weights, tmp_path, monkeypatch):
@@ -91,20 +83,14 @@ def test_a_wrong_checksum_and_a_missing_path_are_refused(weights, tmp_path):
         inception.find_weights(tmp_path / "absent.pth")
 
 
-def test_a_failed_download_says_what_to_put_where(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(inception, "URL", (tmp_path / "nothing.pth").as_uri())
-    with pytest.raises(inception.WeightsError, match=r"the download of .* failed .*; put .* into "):
-        inception.find_weights()
-
-
-def test_a_download_is_checked(weights, tmp_path, monkeypatch):
+def test_a_download_is_checked_and_a_failed_one_says_what_to_put_where(weights, tmp_path, monkeypatch):
     path, sha256 = weights
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(inception, "URL", path.as_uri())
-    with pytest.raises(inception.WeightsError, match="failed"):
-        inception.find_weights(sha256="0" * 64)
-    assert not (inception.cache() / inception.FILE).exists()
+    for url, digest in (((tmp_path / "nothing.pth").as_uri(), sha256), (path.as_uri(), "0" * 64)):
+        monkeypatch.setattr(inception, "URL", url)
+        with pytest.raises(inception.WeightsError, match=r"the download of .* failed .*; put .* into "):
+            inception.find_weights(sha256=digest)
+        assert not (inception.cache() / inception.FILE).exists()
     assert inception.find_weights(sha256=sha256) == inception.cache() / inception.FILE
 
 
@@ -113,7 +99,7 @@ class Danger:
         return os.mkdir, (os.environ["AGELIB_TEST_DANGER"],)
 
 
-def test_code_in_the_pickle_is_not_run(tmp_path, monkeypatch):
+def test_code_in_the_pickle_is_not_run_even_if_the_file_is_exchanged_after_the_check(weights, tmp_path, monkeypatch):
     trace = tmp_path / "it ran"
     monkeypatch.setenv("AGELIB_TEST_DANGER", str(trace))
     for name, write in (("zip.pth", lambda path: torch.save({"fc.weight": Danger()}, path)),
@@ -122,11 +108,108 @@ def test_code_in_the_pickle_is_not_run(tmp_path, monkeypatch):
         write(path)
         with pytest.raises(inception.WeightsError, match="no plain file of weights"):
             inception.load(path)
+    path, load = tmp_path / "w.pth", torch.load
+    path.write_bytes(weights[0].read_bytes())
+
+    def load_and_exchange(place, **settings):
+        state = load(place, **settings)
+        torch.save({"fc.weight": Danger()}, path)
+        return state
+
+    monkeypatch.setattr(torch, "load", load_and_exchange)
+    inception.load(path)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("state", [{"a": 1}, [1, 2], {"fc.weight": torch.zeros(2)}], ids=["numbers", "list", "another net"])
 def test_other_files_are_no_weights(tmp_path, state):
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(inception.WeightsError, match="not the weights of this network"):
+    with pytest.raises(inception.WeightsError, match="w.pth: not the weights of this network"):
         inception.load(tmp_path / "w.pth")
+
+
+# ---- the scores ----
+def formula(p: np.ndarray, splits: int) -> tuple[float, float]:
+    """The Inception Score as Salimans et al. write it."""
+    scores = []
+    for i in range(splits):
+        part = p[i * len(p) // splits : (i + 1) * len(p) // splits]
+        kl = np.where(part > 0, part * (np.log(part.clip(1e-300)) - np.log(part.mean(0))), 0).sum(1)
+        scores.append(np.exp(kl.mean()))
+    return np.mean(scores), np.std(scores)
+
+
+def test_constant_predictions_score_one_and_balanced_certain_ones_the_number_of_classes():
+    constant = np.tile([0.7, 0.2, 0.1], (30, 1))
+    assert inception.inception_score(constant) == pytest.approx((1, 0))
+    for k in (2, 7):
+        certain = np.eye(k)[np.arange(10 * k) % k]
+        assert inception.inception_score(certain) == pytest.approx((k, 0))
+        in_blocks = np.repeat(np.eye(k), 10, axis=0)  # each split sees one class
+        assert inception.inception_score(in_blocks, splits=k) == pytest.approx((1, 0))
+
+
+def test_a_score_by_hand():
+    # p(y) = (1/2, 1/2); KL of (3/4, 1/4) to it: 3/4 log(3/2) + 1/4 log(1/2) = 0.130812
+    p = np.array([[0.75, 0.25], [0.25, 0.75]])
+    assert inception.inception_score(p, splits=1) == pytest.approx((np.exp(0.130812), 0), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "splits"), [(1000, 10), (103, 4)])
+def test_the_score_is_the_formulas(n, splits):
+    p = np.random.default_rng(0).dirichlet(np.full(20, 0.1), n)
+    assert inception.inception_score(p, splits) == pytest.approx(formula(p, splits), rel=1e-9)
+    assert inception.inception_score(p.astype(np.float32), splits) == pytest.approx(formula(p, splits), rel=1e-5)
+
+
+def test_frechet_distances_by_hand_and_by_the_symmetric_root():
+    # Means 1 and 4, variances 1 and 4 (unbiased): 9 + 1 + 4 - 2 sqrt(4) = 10; the second dimension is constant
+    a, b = np.array([[0.0, 0], [1, 0], [2, 0]]), np.array([[2.0, 0], [4, 0], [6, 0]])
+    assert inception.frechet_distance(a, b) == pytest.approx(10)
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(24, 24))
+    a, b = rng.normal(size=(400, 24)) @ mix, rng.normal(size=(300, 24)) @ mix[::-1] + 0.5
+    assert inception.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    S_a, S_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(S_a)
+    root = vectors * np.sqrt(values) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ S_b @ root)).sum()  # those of S_a S_b are the same
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(S_a) + np.trace(S_b) - 2 * cross
+    assert inception.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kernel_distance_precision_and_recall_point_the_right_way():
+    rng = np.random.default_rng(0)
+    real, same, apart = rng.normal(size=(300, 8)), rng.normal(size=(300, 8)), rng.normal(size=(300, 8)) + 6
+    near, far = (inception.kernel_distance(x, real, subsets=20)[0] for x in (same, apart))
+    assert abs(near) < 0.05 and far > 10
+    precision, recall = inception.precision_recall(same, real)
+    assert precision > 0.8 and recall > 0.8
+    assert inception.precision_recall(apart, real) == (0, 0)
+    narrow = 0.05 * rng.normal(size=(300, 8))  # a collapsed generator: likely images, few kinds
+    precision, recall = inception.precision_recall(narrow, real)
+    assert precision > 0.95 and recall < 0.05
+
+
+GOOD = np.random.default_rng(0).normal(size=(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "message"),
+    [
+        (inception.inception_score, (np.full((4, 2), 0.5), 5), "4 images, 5 splits"),
+        (inception.inception_score, (np.full((4, 2), 0.5), 0), "0 splits"),
+        (inception.inception_score, (np.array([[0.5, 0.5], [np.nan, 0.5]]), 1), "1 of 2 rows hold values"),
+        (inception.inception_score, (np.full((4, 2), 0.6), 1), "sums are 1.2"),
+        (inception.inception_score, (np.array([[1.5, -0.5]]), 1), "the least value is -0.5"),
+        (inception.inception_score, (np.zeros(4), 1), r"need probabilities \(N, K\)"),
+        (inception.frechet_distance, (GOOD, GOOD[:, :2]), "3 and 2 dimensions"),
+        (inception.frechet_distance, (GOOD[:1], GOOD), "at least 2 images"),
+        (inception.kernel_distance, (GOOD * np.nan, GOOD), "not finite"),
+        (inception.precision_recall, (GOOD[:3], GOOD), "more than 3 images"),
+        (inception.read, (None, np.zeros((2, 2, 8, 8), np.uint8)), "need uint8 images"),
+    ],
+)
+def test_bad_input_is_refused(call, args, message):
+    with pytest.raises(ValueError, match=message):
+        call(*args)

@@ -1,0 +1,405 @@
+"""The official data sets from their own files, placed by hand or downloaded.
+
+Every file with a published checksum is compared with it before it is read. Archives are unpacked once into the data root.
+CIFAR-10 and SVHN are read by torchvision.datasets. Of CelebA the AGE crop is taken; Stanford Cars are divided anew: the
+paper trains on "16,000 images", nearly all of the 16,185 there are, so both official halves (8,144 + 8,041) are joined and
+185 images drawn with a fixed seed are `test`. With the training half alone, every tenth image is `test`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from agelib.data.arrays import check_labels
+from agelib.data.cache import aside
+from agelib.data.pixels import decode, raw_blocks, to_array
+from agelib.data.sets import REAL, Blocks, DataError, Source
+
+TIMEOUT_S = 30.0  # without an answer from the server
+SEED = 0  # of the cars' held-out draw, and of the order of Tiny ImageNet's training images, which the files keep by class
+CARS_HELD_OUT, CARS = 185, 16_185
+TEST_LABELS = "cars_test_annos_withlabels.mat"
+CELEBA_SIZE = 64  # width and height of the AGE crop
+CELEBA_HEIGHT, CELEBA_TOP = 78, 7  # height of the resized image; rows 7..70 are kept
+CELEBA_CODES = {"train": 0, "validation": 1, "test": 2}
+MARK = ".checked"  # in a folder that was unpacked here from an archive with the right checksum
+
+
+# file, its MD5 as the sets' pages and torchvision give it, the SHA-256 of the same bytes where it could be had
+_SUMS = """
+train-images-idx3-ubyte.gz f68b3c2dcbeaaa9fbdd348bbdeb94873 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
+train-labels-idx1-ubyte.gz d53e105ee54ea40749a09fcbcd1e9432 3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c
+t10k-images-idx3-ubyte.gz 9fb629c4189551a2d022fa330f9573f3 8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
+t10k-labels-idx1-ubyte.gz ec29112dd5afa0611ce80d1b7f02629c f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
+train-images-idx3-ubyte 6bbc9ace898e44ae57da46a324031adb
+train-labels-idx1-ubyte a25bea736e30d166cdddb491f175f624
+t10k-images-idx3-ubyte 2646ac647ad5339dbf082846283269ea
+t10k-labels-idx1-ubyte 27ae3e4e09519cfbb04c329615203637
+cifar-10-python.tar.gz c58f30108f718f92721af3b95e74349a 6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce
+train_32x32.mat e26dedcc434d2e4c54c9b2d4a06d8373 435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8
+test_32x32.mat eb5a983be6a315427106f1b164d9cef3 cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b
+extra_32x32.mat a93ce644f1a588dc4d68dda5feec44a7 a133a4beb38a00fcdda90c9489e0c04f900b660ce8a316a5e854838379a71eb3
+img_align_celeba.zip 00d2c5bc6d35e252742224ab0c1e8fcb 46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74
+list_eval_partition.txt d32c9cbf5e040fd4025c592c306e6668 fc955bcb3ef8fbdf7d5640d9a8693a8431b5f2ee291a5c1449a1549e7e073fe7
+tiny-imagenet-200.zip 90528d7ca1a48142e341f4ef8d21d0de 6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821
+cars_train.tgz 065e5b463ae28d29e77c1b4b166cfe61
+cars_test.tgz 4ce7ebf6a94d07f1952d94dd34c4d501
+car_devkit.tgz c3b158d763b6e2245038c8ad08e45376
+cars_test_annos_withlabels.mat b0a2b23655a3edd16d84508592a98d10
+"""
+SUMS: dict[str, list[str]] = {line.split()[0]: line.split()[1:] for line in _SUMS.split("\n") if line}
+URLS: dict[str, tuple[str, ...]] = {  # where a set's files lie, tried in order
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
+    "cifar10": ("https://www.cs.toronto.edu/~kriz",),
+    "svhn": ("https://ufldl.stanford.edu/housenumbers", "http://ufldl.stanford.edu/housenumbers"),
+    "tiny_imagenet": ("https://cs231n.stanford.edu", "http://cs231n.stanford.edu"),
+}
+DRIVE = {  # ids on Google Drive
+    "img_align_celeba.zip": "0B7EVK8r0v71pZjFTYXZWM3FlRnM",
+    "list_eval_partition.txt": "0B7EVK8r0v71pY0NSMzRuSXJEVkk",
+}
+UNPACKS = {"cifar-10-python.tar.gz": "cifar-10-batches-py", "car_devkit.tgz": "devkit"}  # else the name without its suffix
+# Folders that are searched, in this order, below the data root and then below the folders of packs.
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "mnist": ("MNIST/raw", "MNIST", "mnist/raw", "mnist"),
+    "cifar10": ("cifar10", "CIFAR10", "."),
+    "svhn": ("svhn", "SVHN", "."),
+    "celeba": ("celeba", "CelebA", "."),
+    "tiny_imagenet": ("tiny_imagenet", "."),
+    "stanford_cars": ("stanford_cars", "."),
+}
+
+
+def needed(name: str, split: str) -> tuple[str, ...]:
+    """The official files of a split; the training and the test split of the cars come from all of them."""
+    stem = "t10k" if split == "test" else "train"
+    return {
+        "mnist": (f"{stem}-images-idx3-ubyte.gz", f"{stem}-labels-idx1-ubyte.gz"),
+        "cifar10": ("cifar-10-python.tar.gz",),
+        "svhn": (f"{split}_32x32.mat",),
+        "celeba": ("img_align_celeba.zip", "list_eval_partition.txt"),
+        "tiny_imagenet": ("tiny-imagenet-200.zip",),
+        "stanford_cars": ("cars_train.tgz", "car_devkit.tgz", "cars_test.tgz", TEST_LABELS),
+    }[name]
+
+
+def find(bases: list[Path], name: str, file: str) -> Path | None:
+    """The first place below `bases` where `file`, or what is in it if it is an archive, lies; or None."""
+    places = (base / folder / one for base in bases for folder in FOLDERS[name] for one in (_content(file), file))
+    return next((path for path in places if path.exists()), None)
+
+
+def present(name: str, split: str, bases: list[Path]) -> bool:
+    """True if all the split needs is there; of the cars the training half is enough."""
+    files = needed(name, split)[: 2 if name == "stanford_cars" else None]
+    return all(find(bases, name, file) is not None for file in files)
+
+
+def open_split(name: str, split: str, bases: list[Path]) -> Source:
+    """One split of a set whose files are `present`. bases: the data root, which archives are unpacked into, then others.
+
+    Raises DataError naming the file that is missing, damaged or another version.
+    """
+    readers = {"mnist": _mnist, "cifar10": _cifar10, "svhn": _svhn, "celeba": _celeba, "tiny_imagenet": _tiny}
+    return (readers | {"stanford_cars": _cars})[name](split, bases)
+
+
+def check(path: Path, *sums: str) -> Path:
+    """Return `path` if its MD5 (and SHA-256, where known) is the official one; DataError naming both sums otherwise."""
+    for kind, expected in zip(("md5", "sha256"), sums or SUMS[path.name], strict=False):
+        with _reading(path):
+            if path.exists() and not path.is_file():
+                raise OSError("not a plain file")  # opening a fifo would wait for ever
+            with path.open("rb") as f:
+                found = hashlib.file_digest(f, kind).hexdigest()
+        if found != expected:
+            advice = f"({path.stat().st_size:,} bytes): truncated, changed or another version; fetch it again"
+            raise DataError(f"{path}: {kind} {found}, expected {expected} {advice}")
+    return path
+
+
+# ---- the sets
+
+
+def _mnist(split: str, bases: list[Path]) -> Source:
+    """28 x 28 grey, labels 0..9. The four IDX files, gzipped or plain, need no parser once their MD5 is right."""
+    arrays = []
+    for file, shape in zip(needed("mnist", split), ((-1, 1, 28, 28), (-1,)), strict=True):
+        path = check(find(bases, "mnist", file))
+        with _reading(path):
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            arrays.append(np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape[:3])).reshape(shape))
+    return _from_arrays("mnist", split, *arrays, path)
+
+
+def _cifar10(split: str, bases: list[Path]) -> Source:
+    """32 x 32 RGB, labels 0..9; the pickled batches are checked one by one before torchvision opens them."""
+    folder = _unpacked("cifar10", "cifar-10-python.tar.gz", bases, [])
+    known = _torchvision().CIFAR10
+    for file, md5 in (*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])):
+        check(folder / file, md5)
+    with _reading(folder):
+        found = known(folder.parent, train=split == "train")
+        images, labels = found.data.transpose(0, 3, 1, 2), np.array(found.targets)
+    return _from_arrays("cifar10", split, images, labels, folder)
+
+
+def _svhn(split: str, bases: list[Path]) -> Source:
+    """Cropped digits (format 2): 32 x 32 RGB, labels 0..9 (the file writes the digit 0 as 10)."""
+    path = check(find(bases, "svhn", f"{split}_32x32.mat"))
+    with _reading(path):
+        found = _torchvision().SVHN(path.parent, split)
+    return _from_arrays("svhn", split, found.data, found.labels, path)
+
+
+def _celeba(split: str, bases: list[Path]) -> Source:
+    """The AGE crop (as in ALI) of the official partition's images in the order of their numbers; no labels."""
+    notes: list[str] = []
+    path = check(find(bases, "celeba", "list_eval_partition.txt"))
+    rows = [line.split() for line in path.read_text("ascii").splitlines()]
+    chosen = sorted(file for file, code in rows if int(code) == CELEBA_CODES[split])
+    paths = _all_there(_unpacked("celeba", "img_align_celeba.zip", bases, notes), chosen)
+    return _from_files("celeba", split, paths, None, None, notes)
+
+
+def _tiny(split: str, bases: list[Path]) -> Source:
+    """Tiny ImageNet: 64 x 64 RGB, 200 classes, index = rank of the WordNet id. Its test images carry no labels, so its
+    validation split is `test`; the training images are in a fixed random order."""
+    notes: list[str] = []
+    folder = _unpacked("tiny_imagenet", "tiny-imagenet-200.zip", bases, notes)
+    with _reading(folder / "wnids.txt"):
+        ids = sorted((folder / "wnids.txt").read_text("ascii").split())
+    if len(set(ids)) != REAL["tiny_imagenet"].n_classes:
+        raise DataError(f"{folder / 'wnids.txt'}: {len(set(ids))} WordNet ids, expected 200")
+    if split == "train":
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("train/*/images/*.JPEG"))
+        listed = [(file, file.split("/")[1]) for file in files]
+        listed = [listed[i] for i in np.random.default_rng(SEED).permutation(len(listed))]
+    else:
+        path = folder / "val" / "val_annotations.txt"
+        with _reading(path):
+            listed = [tuple(line.split("\t")[:2]) for line in path.read_text("ascii").splitlines()]
+            _all_there(folder / "val" / "images", [file for file, _ in listed])
+            listed = [(f"val/images/{file}", wnid) for file, wnid in listed]
+    rank = {wnid: k for k, wnid in enumerate(ids)}
+    if strange := [file for file, wnid in listed if wnid not in rank]:
+        raise DataError(f"{folder / strange[0]}: of a class that wnids.txt does not name")
+    labels = np.array([rank[wnid] for _, wnid in listed], np.int64)
+    return _from_files("tiny_imagenet", split, [folder / file for file, _ in listed], labels, tuple(ids), notes)
+
+
+def _cars(split: str, bases: list[Path]) -> Source:
+    """One split of the pooled images: 64 x 64 RGB by default, 196 classes; grey images are converted and counted."""
+    notes: list[str] = []
+    devkit = _unpacked("stanford_cars", "car_devkit.tgz", bases, [])
+    class_names = tuple(map(str, _mat(devkit / "cars_meta.mat", "class_names")))
+    if len(class_names) != REAL["stanford_cars"].n_classes:
+        raise DataError(f"{devkit / 'cars_meta.mat'}: {len(class_names)} classes of cars, expected 196")
+    paths, labels = _cars_half("cars_train.tgz", devkit / "cars_train_annos.mat", bases, notes)
+    pooled = find(bases, "stanford_cars", "cars_test.tgz") is not None
+    if pooled:
+        annotations = find(bases, "stanford_cars", TEST_LABELS)
+        if annotations is None:
+            where = find(bases, "stanford_cars", "cars_test.tgz")
+            raise DataError(f"{where}: its labels are missing: put {TEST_LABELS} (md5 {SUMS[TEST_LABELS][0]}) beside it")
+        more, more_labels = _cars_half("cars_test.tgz", check(annotations), bases, notes)
+        paths, labels = paths + more, np.concatenate([labels, more_labels])
+    n = len(paths)
+    chosen = divide(n, split, pooled)
+    if len(chosen) == 0:
+        raise DataError(f"{devkit}: {n} images are too few to hold any out")
+    labels = check_labels(labels - 1, n, len(class_names), f"{devkit}, classes less 1")[chosen]
+    if pooled:
+        amount = "all" if n == CARS else f"from {n:,} of the official {CARS:,}:"
+        line = f"official files, {amount} {len(chosen):,} {split} images"
+        held_out = min(CARS_HELD_OUT, n // 10)
+        notes.append(f"{n - held_out:,} train / {held_out} held out of the pooled halves, seed {SEED}")
+    else:
+        line = f"official files, {len(chosen):,} of 8,144 official training images"
+        notes.append("only the official training half is there, so every tenth image is held out as test")
+    source = _from_files("stanford_cars", split, [paths[i] for i in chosen], labels, class_names, notes)
+    return replace(source, line=line, official=len(chosen) if pooled and n == CARS else None)
+
+
+def divide(n: int, split: str, pooled: bool) -> np.ndarray:
+    """Indices of a split of n cars. pooled: the seeded draw, its order random; else every tenth image is test."""
+    if not pooled:
+        tenth = np.arange(n) % 10 == 9
+        return np.flatnonzero(tenth if split == "test" else ~tenth)
+    order, held_out = np.random.default_rng(SEED).permutation(n), min(CARS_HELD_OUT, n // 10)
+    return order[n - held_out :] if split == "test" else order[: n - held_out]
+
+
+def _cars_half(archive: str, annotations: Path, bases: list[Path], notes: list[str]) -> tuple[list[Path], np.ndarray]:
+    """Images in the order of the annotations, and their classes from 1."""
+    table = _mat(annotations, "annotations")
+    with _reading(annotations):
+        files = [Path(str(file)).name for file in table["fname"]]
+        labels = np.array([int(label) for label in table["class"]], np.int64)
+    return _all_there(_unpacked("stanford_cars", archive, bases, notes), files), labels
+
+
+def age_crop(im: Image.Image, size: int = CELEBA_SIZE) -> Image.Image:
+    """The AGE crop of an aligned 178 x 218 image: RGB, 64 x 64, or size x size if `size` is above 64.
+
+    The image is resized to 64 wide x 78 high (antialiased Lanczos), rows 7..70 are kept. For sizes below 64 the 64 x 64
+    crop is returned, to be resized by the caller.
+    """
+    im = im.convert("RGB")
+    if size > CELEBA_SIZE:
+        return im.resize((size, size), Image.Resampling.LANCZOS, box=celeba_box(im))
+    whole = im.resize((CELEBA_SIZE, CELEBA_HEIGHT), Image.Resampling.LANCZOS)
+    return whole.crop((0, CELEBA_TOP, CELEBA_SIZE, CELEBA_TOP + CELEBA_SIZE))
+
+
+def celeba_box(im: Image.Image) -> tuple[float, float, float, float]:
+    """The region of the AGE crop in pixels of `im`, an aligned image or one that was squashed to another shape."""
+    w, h = im.size
+    return 0.0, CELEBA_TOP / CELEBA_HEIGHT * h, 1.0 * w, (CELEBA_TOP + CELEBA_SIZE) / CELEBA_HEIGHT * h
+
+
+# ---- downloads
+
+
+def fetch(name: str, split: str, bases: list[Path]) -> str | None:
+    """Download the files of a split into the data root, bases[0], those already at hand aside.
+
+    Returns None when all are there now, else one line saying what failed. A file is written aside, compared with its
+    checksums, then renamed: a broken download leaves nothing behind.
+    """
+    if name == "stanford_cars":
+        return "they cannot be downloaded (the official host is gone)"
+    for file in needed(name, split):
+        target, failures = bases[0] / FOLDERS[name][0] / file, []
+        for place in () if find(bases, name, file) else URLS.get(name, ("Google Drive",)):
+            try:
+                with aside(target) as partial:
+                    _download(f"{place}/{file}", partial)
+                    os.replace(check(partial / file), target)
+                break
+            except Exception as err:  # gdown's errors have no class in common
+                failures.append(f"{place}/{file}: {_short(err)}")
+        else:
+            if failures:
+                return f"the download of {file} failed ({'; '.join(failures)})"
+    return None
+
+
+def _download(url: str, folder: Path) -> None:
+    file = url.rpartition("/")[2]
+    if file in DRIVE:
+        _torchvision().utils.download_file_from_google_drive(DRIVE[file], folder, file)
+        return
+    request = urllib.request.Request(url, headers={"User-Agent": "agelib"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, (folder / file).open("wb") as f:
+        shutil.copyfileobj(answer, f)
+
+
+# ---- what they share
+
+
+def _from_arrays(name: str, split: str, images: np.ndarray, labels: np.ndarray, what: Path) -> Source:
+    """images: uint8 (N, C, H, W)."""
+    spec = REAL[name]
+    labels = check_labels(labels.reshape(-1), len(images), spec.n_classes, str(what))
+    line = spec.line("official files", split, len(images))
+    return Source(
+        len(images), lambda size, c: raw_blocks(images, size, c), labels, spec.class_names, line, spec.official[split]
+    )
+
+
+def _from_files(
+    name: str, split: str, paths: list[Path], labels: np.ndarray | None, class_names: tuple | None, notes: list[str]
+) -> Source:
+    def blocks(size: int, channels: int) -> Blocks:
+        grey = 0
+        for path in paths:
+            im = decode(path, str(path), ("JPEG", "PNG"))
+            grey += im.mode in ("1", "L", "LA")
+            yield to_array(age_crop(im, size) if name == "celeba" else im, size, channels)
+        if grey and name == "stanford_cars":
+            notes.append(f"{grey} grey images converted to RGB")
+
+    line = REAL[name].line("official files", split, len(paths))
+    return Source(len(paths), blocks, labels, class_names, line, REAL[name].official[split], notes)
+
+
+def _content(file: str) -> str:
+    """The folder (of MNIST the file) that an archive holds; another file's own name."""
+    if file.endswith((".zip", ".tgz", ".gz")):
+        return UNPACKS.get(file, file.rpartition(".")[0])
+    return file
+
+
+def _unpacked(name: str, archive: str, bases: list[Path], notes: list[str]) -> Path:
+    """The folder that an archive holds, unpacked into the data root where it is not there yet.
+
+    A folder unpacked by hand has no checksum to compare with: that is noted.
+    """
+    path = find(bases, name, archive)
+    if path.name == archive:
+        target = bases[0] / FOLDERS[name][0] / _content(archive)
+        check(path)
+        with _reading(path), aside(target) as partial:
+            shutil.unpack_archive(path, partial, **({} if archive.endswith(".zip") else {"filter": "data"}))
+            (partial / target.name / MARK).write_text(SUMS[archive][0] + "\n")
+            if not target.exists():  # else another process was faster
+                os.rename(partial / target.name, target)
+        path = target
+    if not (path / MARK).is_file():
+        notes.append(f"{path.name} was unpacked by hand, so its files were compared with no checksum")
+    return path
+
+
+def _all_there(folder: Path, files: list[str]) -> list[Path]:
+    with _reading(folder):
+        there = set(os.listdir(folder))
+    if not files or len(set(files)) != len(files):
+        raise DataError(f"{folder}: its list names no image, or one twice")
+    if lacking := [file for file in files if file not in there]:
+        raise DataError(f"{folder}: {len(lacking):,} of {len(files):,} images missing, first {lacking[0]}")
+    return [folder / file for file in files]
+
+
+def _mat(path: Path, key: str) -> np.ndarray:
+    import scipy.io
+
+    with _reading(path):
+        return np.atleast_1d(scipy.io.loadmat(path, variable_names=[key], squeeze_me=True)[key])
+
+
+def _torchvision():
+    from agelib import tv
+
+    tv.import_torchvision()
+    import torchvision.datasets
+
+    return torchvision.datasets
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a reader of others raises on a damaged file, as a DataError naming the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as err:
+        raise DataError(f"{path}: not readable ({_short(err)})") from err
+
+
+def _short(err: Exception) -> str:
+    lines = str(err).strip().splitlines()
+    return f"{type(err).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,161 @@
+"""A generative adversarial network with DCGAN's layers (Radford et al., ICLR 2016); it has no encoder.
+
+z ~ N(0, I), (B, M); d the discriminator's logit of an image, high for real ones. One iteration is
+
+    discriminator:  minimise  E softplus(-d(x)) + E softplus(d(g(z)))        g(z) without gradient to g
+    generator:      minimise  E softplus(-d(g(z)))                           the non-saturating loss, the same z
+
+Networks. 64 px: those of PyTorch's DCGAN example, which AGE's code starts from (kernel 4, width 64, M 100; 3,576,704 and
+2,765,568 parameters). 32 px: those of the DCGAN authors' SVHN script (kernel 5, width 64, M 100, a dense layer with
+BatchNorm for each unit; 1,446,976 and 1,033,664). Their images are in [-1, 1] as here. Real and generated images pass d
+separately, each with its own batch statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agelib import networks
+from agelib.training import hardware
+from agelib.training.step import Step, check_config
+
+LABEL = "GAN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of one GAN training; the defaults are DCGAN's (its SVHN script takes lr 5e-4)."""
+
+    nets: str = "released"  # released: DCGAN's, 32 or 64 px | decoder: Wu et al.'s fully connected one
+    width: int = 64  # channels of the narrowest layer
+    M: int | None = None  # dimensions of z; None: 100, 10 for the decoder
+    lr: float = 2e-4  # Adam, both networks
+    beta1: float = 0.5
+    beta2: float = 0.999
+    precision: str = "auto"  # fp32 | bf16 | auto
+
+    def __post_init__(self):
+        choices = {"nets": ("released", "decoder"), "precision": hardware.PRECISIONS}
+        check_config(self, above={"lr": 0}, least={"width": 1, "M": 1}, shares=("beta1", "beta2"), choices=choices)
+
+
+class Generator32(nn.Module):
+    """g: codes (B, M) -> images (B, channels, 32, 32) in [-1, 1], with kernels of 5 and a dense first layer."""
+
+    def __init__(self, M: int, channels: int, width: int):
+        super().__init__()
+        self.first = nn.Linear(M, 4 * width * 16, bias=False)
+        self.norm = nn.BatchNorm1d(4 * width * 16)
+        self.layers = nn.Sequential(nn.ReLU(inplace=True))
+        for c_in, c_out in ((4 * width, 2 * width), (2 * width, width)):
+            self.layers.append(nn.ConvTranspose2d(c_in, c_out, 5, 2, 2, output_padding=1, bias=False))
+            self.layers.extend([nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)])
+        self.layers.append(nn.ConvTranspose2d(width, channels, 5, 2, 2, output_padding=1, bias=False))
+        self.M = M
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.M:
+            raise ValueError(f"the generator takes codes (B, {self.M}), got {tuple(z.shape)}")
+        first = self.norm(self.first(z)).view(len(z), 4, 4, -1).permute(0, 3, 1, 2)  # (B, 4 width, 4, 4), channels last
+        return torch.tanh(self.layers(first).float())
+
+
+class Discriminator(nn.Module):
+    """d: images (B, channels, size, size) in [-1, 1] -> logits (B,); LeakyReLU(0.2), BatchNorm but on the first layer."""
+
+    def __init__(self, size: int, channels: int, width: int):
+        super().__init__()
+        kernel, pad, n = (5, 2, 3) if size == 32 else (4, 1, 4)
+        widths = [channels, *(width * 2**i for i in range(n))]
+        self.layers = nn.Sequential()
+        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            self.layers.append(nn.Conv2d(c_in, c_out, kernel, 2, pad, bias=False))
+            self.layers.extend([nn.BatchNorm2d(c_out)] if i else [])
+            self.layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers.append(nn.Conv2d(widths[-1], 1, 4, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).float().flatten()
+
+
+class MlpDiscriminator(nn.Module):
+    """d: images or points (B, ...), flattened -> logits (B,); LeakyReLU(0.2)."""
+
+    def __init__(self, dims: tuple[int, ...]):
+        super().__init__()
+        self.layers = networks.mlp(dims, lambda: nn.LeakyReLU(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.reshape(len(x), -1)).float().squeeze(1)
+
+
+def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:
+    """{"g", "d"} for images of `shape` (C, H, W); convolutions N(0, 0.02), BatchNorm weights N(1, 0.02).
+
+    The fully connected ones: the decoder of Wu et al. (2017), and its widths turned round for d; mean: of the data, where
+    that decoder starts. Raises ValueError for a shape that there are no networks for.
+    """
+    C, D = shape[0], math.prod(shape)
+    if cfg.nets == "decoder":
+        g = networks.published_decoder(shape, cfg.M or 10)
+        nets = {"g": g, "d": MlpDiscriminator((D, 1024, 256, 256, 64, 1))}
+        networks.start_decoder(g, mean and mean(5000))
+        return nets
+    size, M = networks.square(shape), cfg.M or 100
+    if size not in networks.SIZES or C not in (1, 3):
+        raise ValueError(f"the GAN has networks for 32 and 64 px and 1 or 3 channels, not for {size} px and {C}")
+    g = Generator32(M, C, cfg.width) if size == 32 else networks.Generator(size, M, C, cfg.width)
+    nets = {"g": g, "d": Discriminator(size, C, cfg.width)}
+    for net in nets.values():
+        networks.initialise(net)
+        for m in net.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.normal_(m.weight, 0.0, 0.02)
+    return nets
+
+
+def make_step(nets: dict[str, nn.Module], cfg: Config) -> Step:
+    """One update of the discriminator on the batch x, then one of the generator.
+
+    nets: {"g", "d"}: g(z) -> x, g.M, d(x) -> logits. The step logs d_loss and g_loss (nats, mean over the batch) and the
+    mean probability that d gives to real and to generated images, p_real and p_fake, before its update.
+    """
+    g, d = nets["g"], nets["d"]
+    device = next(g.parameters()).device
+    precision = hardware.choose_precision(cfg.precision, device)
+    opt_g, opt_d = (hardware.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, d))
+
+    def update(x: Tensor) -> dict[str, Tensor]:
+        z = torch.randn(len(x), g.M, device=device)
+        d.requires_grad_(True)
+        with hardware.autocast(device, precision):
+            gz = g(z)
+            real, fake = d(x), d(gz.detach())
+        d_loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        opt_d.zero_grad()
+        d_loss.backward()
+        opt_d.step()
+        d.requires_grad_(False)
+        with hardware.autocast(device, precision):
+            again = d(gz)
+        g_loss = F.softplus(-again).mean()
+        opt_g.zero_grad()
+        g_loss.backward()
+        opt_g.step()
+        logs = {"d_loss": d_loss, "g_loss": g_loss, "p_real": real.sigmoid().mean(), "p_fake": fake.sigmoid().mean()}
+        return {name: value.detach() for name, value in logs.items()}
+
+    return Step(update, dict(nets), {"g": opt_g, "d": opt_d}, None, precision)
+
+
+def features(nets: dict[str, nn.Module]) -> Callable[[np.ndarray], np.ndarray]:
+    """Activations of the discriminator's hidden layers, maxima over windows that leave 4x4, as DCGAN's SVHN script takes
+    them: uint8 (n, C, H, W) -> (n, D), 7,168 at 32 px and width 64."""
+    return networks.layer_features(nets["d"], networks.hidden_layers(nets["d"]))

@@ -1,0 +1,168 @@
+"""Files that survive a crash: written aside, flushed, renamed; named by step and checksum; read without pickled code."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be used; the message names the file and the reason."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that after a crash the file is whole or the old one: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        with contextlib.suppress(OSError):
+            fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def write_json(path: Path, content) -> None:
+    """`write_bytes` of indented JSON; not-a-number values are refused, since JSON has none."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def save(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
+    """Write `state` (tensors and plain Python values) as the checkpoint of `step`, and keep the newest `keep` files."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    path = folder / f"step-{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    write_bytes(path, data)
+    for old in list_files(folder)[:-keep]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, oldest step first; half-written temporaries are not among them."""
+    return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def read(path: Path) -> dict:
+    """The state in one checkpoint, on the CPU. Raises CheckpointError if bytes and name disagree or it does not load."""
+    data = path.read_bytes()
+    match = _NAME.fullmatch(path.name)
+    if match and hashlib.sha256(data).hexdigest()[:16] != match.group(2):
+        raise CheckpointError(f"{path}: damaged, its content does not have the checksum in its name")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: {short(error)}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a training")
+    return state
+
+
+def read_latest(folder: Path) -> tuple[dict, Path] | None:
+    """The newest usable checkpoint and its path; None if there is none. Each damaged file is named in a warning; if
+    files exist and none is usable, CheckpointError."""
+    files = list_files(folder)
+    for path in reversed(files):
+        try:
+            return read(path), path
+        except CheckpointError as error:
+            warnings.warn(f"{error}; using the checkpoint before it", RuntimeWarning, stacklevel=2)
+    if files:
+        raise CheckpointError(f"{folder}: none of its {len(files)} checkpoints is usable; remove them to start again")
+    return None
+
+
+def save_model(path: Path, modules: Mapping[str, Mapping[str, Tensor]], about: dict, facts: dict) -> None:
+    """Write finished weights, {network: {parameter: tensor}}, as safetensors, crash-safe like `write_bytes`.
+
+    The metadata hold `about` (what was trained, plain values), `facts` (how it went) and a checksum of the tensors.
+    """
+    tensors = {f"{m}.{k}": v.detach().cpu().contiguous() for m, state in modules.items() for k, v in state.items()}
+    metadata = {"about": json.dumps(about), "facts": json.dumps(facts), "checksum": checksum(tensors)}
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def model_about(path: Path) -> tuple[dict, dict]:
+    """(about, facts) of a file that `save_model` wrote; its tensors are not read. Raises CheckpointError naming the file."""
+    return _metadata(path)[:2]
+
+
+def load_model(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict]:
+    """({network: {parameter: tensor}} on the CPU, about, facts) of a file that `save_model` wrote.
+
+    Raises CheckpointError naming the file if it can't be read, is no such file, or does not have its own checksum.
+    """
+    about, facts, expected = _metadata(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except Exception as error:
+        raise CheckpointError(f"{path}: {short(error)}") from error
+    if checksum(tensors) != expected:
+        raise CheckpointError(f"{path}: damaged, its tensors do not have the checksum in its metadata")
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        module, _, name = key.partition(".")
+        modules.setdefault(module, {})[name] = value
+    return modules, about, facts
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits of the names, shapes, dtypes and values of `tensors`."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu()
+        digest.update(f"{name} {tuple(t.shape)} {t.dtype};".encode())
+        digest.update(t.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _metadata(path: Path) -> tuple[dict, dict, str]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        about, facts, expected = json.loads(metadata["about"]), json.loads(metadata["facts"]), metadata["checksum"]
+    except KeyError as error:
+        raise CheckpointError(f"{path}: not a trained model of this library, its metadata have no {error}") from None
+    except Exception as error:
+        raise CheckpointError(f"{path}: {short(error)}") from error
+    if not isinstance(about, dict) or not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: not a trained model of this library, its metadata are not what it writes")
+    return about, facts, expected
+
+
+def short(error: Exception) -> str:
+    """An error's kind and the first two lines of what it says, as one line."""
+    said = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    return f"{type(error).__name__}: {said[:300]}"
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed writers left half-written in `folder`; only for who holds the folder's lock."""
+    for left in folder.glob(".*.part"):
+        left.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""Where and how the arithmetic runs: device, precision, optimiser, clock, and the C library's memory allocator."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import sys
+import time
+
+import torch
+from torch import nn
+
+PRECISIONS = ("auto", "fp32", "bf16")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """"auto" is the first CUDA device, else the CPU; any other name is taken as it is. ValueError for what is none."""
+    if str(device) != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError:
+            raise ValueError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:1, ...") from None
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bf16_in_hardware(device: torch.device | str) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively (AMX or AVX512-BF16 on a CPU, Ampere or later on CUDA)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def choose_precision(precision: str, device: torch.device | str) -> str:
+    """"fp32" or "bf16"; "auto" takes bf16 where the hardware has it. Raises ValueError for any other word."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; valid: {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        return "bf16" if bf16_in_hardware(device) else "fp32"
+    return precision
+
+
+def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
+    """The context for a network's forward pass; weights stay fp32, and losses belong outside it."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam over all parameters of `net` in one fused pass; eps is the framework's default, as released.
+
+    On a CUDA device its learning rate is a tensor there, so that a recorded update (`graphs`) reads the present one.
+    """
+    device = next(net.parameters()).device
+    on_device = lr_on_device(device)
+    rate = torch.tensor(lr, device=device) if on_device else lr
+    return torch.optim.Adam(net.parameters(), lr=rate, betas=betas, fused=True, capturable=on_device)
+
+
+def lr_on_device(device: torch.device) -> bool:
+    """Whether learning rates are tensors on `device`."""
+    return device.type == "cuda"
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of a monotonic clock, read when `device` has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def keep_activations() -> bool:
+    """Keep freed activations in the process (glibc's mallopt), instead of unmapping and faulting them in again.
+
+    Activations here are tens of megabytes; by default each is mmapped and returned on every use. Returns False, and does
+    nothing, where the C library is not glibc.
+    """
+    return _mallopt(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
+
+
+def settle_default() -> bool:
+    """The thresholds that glibc's default adapts itself to with large blocks, 32 and 64 MiB: for comparisons only."""
+    return _mallopt(mmap_threshold=32 << 20, trim_threshold=64 << 20)
+
+
+def _mallopt(mmap_threshold: int, trim_threshold: int) -> bool:
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    return bool(mallopt(_M_MMAP_THRESHOLD, mmap_threshold) and mallopt(_M_TRIM_THRESHOLD, trim_threshold))
+
+
+keep_activations()  # once a process, before the first large tensor

@@ -1,0 +1,47 @@
+"""python -m suite.bench [training | ais | scores] [--repeats N]"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from agelib.training import hardware
+from agelib.training.fit import device_name
+from suite.bench import __doc__ as about
+from suite.bench import ais, scores, training
+from suite.run import environment
+
+REPORTS = {"training": training.report, "ais": ais.report, "scores": scores.report}
+
+
+def matrix_peak(dtype: torch.dtype, device: torch.device, n: int = 2048) -> float:
+    """The best of ten n x n matrix products, in TFLOP/s."""
+    n = 8192 if device.type == "cuda" else n
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        start = hardware.clock(device)
+        a @ b
+        best = min(best, hardware.clock(device) - start)
+    return 2 * n**3 / best / 1e12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m suite.bench", description=about.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=REPORTS, default="training")
+    parser.add_argument("--repeats", type=int, default=7, help="timed repetitions of each way (default %(default)s)")
+    asked = parser.parse_args()
+    if asked.repeats < 1:
+        parser.error(f"--repeats must be at least 1, is {asked.repeats}")
+    device = hardware.choose_device()
+    precision = hardware.choose_precision("auto", device)
+    facts = environment(device_name(device), precision)
+    print("machine:", ", ".join(f"{k} {facts[k]}" for k in ("device", "cpu", "cpu_capability", "threads", "torch")))
+    peaks = {name: matrix_peak(dtype, device) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    print(f"matrix product: fp32 {peaks['fp32']:.2f} TFLOP/s, bf16 {peaks['bf16']:.2f} TFLOP/s; ours runs in {precision}")
+    REPORTS[asked.what](device, peaks, precision, asked.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The page of a profile: every run with its pictures, status and numbers, readable from disk without a network."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+# Figures shown first, where a run has them; the others follow by name.
+FIRST = ("figure2", "samples", "reconstructions")
+STATUS = {"ok": "done"}
+FILES = {
+    "notebook": "notebook.html", "source": "notebook.ipynb", "numbers": "metrics.json", "settings": "config.json",
+    "history": "history.csv", "last attempt": ".new/notebook.ipynb",
+}  # fmt: skip
+
+
+def write(
+    results_dir: str | Path,
+    collected: Iterable[Mapping[str, Any]],
+    *,
+    profile: str,
+    tables: Sequence[tuple[str, str, str]] = (),
+    summary_run: str | None = "summary",
+) -> Path:
+    """Write results_dir/index.html and return its path.
+
+    collected: one mapping a run with the keys of metrics.json (tables.collect): run, status, and if known notebook,
+        dataset, wall_time_s, training_seconds, environment, reason, later. A run's pictures are the files
+        <run>/figures/*.png; what does not exist is not linked.
+    tables: (heading, one line under it, HTML of a table) each. The HTML goes in as it is: pass only what this package
+        made.
+    summary_run: folder of the summary's own notebook, linked although its HTML comes after this page; None: no link.
+    All links are relative, so the folder can be moved, zipped or served. Raises FileNotFoundError without
+    `results_dir`.
+    """
+    root, collected = Path(results_dir), list(collected)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no results folder {root}")
+    runs = [_run(root, metrics) for metrics in collected]
+    bad = sum(run["bad"] for run in runs)
+    machines = dict.fromkeys(_machine(m.get("environment") or {}) for m in collected if m.get("environment"))
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    text = pages.get_template("page.html.jinja").render(
+        profile=profile,
+        runs=runs,
+        tables=list(tables),
+        count=f"{len(runs)} runs" + (f", {bad} of them diverged or failed" if bad else ""),
+        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine="; ".join(machines),
+        summary=quote(f"{summary_run}/notebook.html") if summary_run else None,
+    )
+    path = root / "index.html"
+    aside = path.with_suffix(".html.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def _run(root: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    name, status = str(metrics["run"]), str(metrics.get("status", "ok"))
+    dataset = metrics.get("dataset") or {}
+    dataset = dataset if isinstance(dataset, Mapping) else {"name": str(dataset)}
+    figures = sorted((root / name / "figures").glob("*.png"), key=_order)
+    # What a training took in all, where an earlier call did a part of it.
+    seconds, config = max(metrics.get("wall_time_s") or 0, metrics.get("training_seconds") or 0), metrics.get("config") or {}
+    facts = [str(metrics.get("notebook") or ""), _duration(seconds) if seconds else ""]
+    facts.append(f"seed {config['seed']}" if "seed" in config else "")
+    return {
+        "name": name,
+        "status": STATUS.get(status, status),
+        "bad": status != "ok",
+        "facts": ", ".join(filter(None, facts)),
+        "reason": str(metrics.get("later") or (metrics.get("reason") or "" if status != "ok" else "")),
+        "data": ": ".join(str(dataset[k]) for k in ("name", "source") if dataset.get(k)),
+        "stand_in": dataset.get("stand_in_for"),
+        "links": [(text, quote(f"{name}/{file}")) for text, file in FILES.items() if (root / name / file).exists()],
+        "figures": [(path.stem.replace("_", " "), quote(f"{name}/figures/{path.name}")) for path in figures],
+    }
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """"cpu (Xeon, 2 threads), torch 2.13"."""
+    device, threads = str(environment.get("device", "")), environment.get("threads")
+    detail = [str(environment["cpu"])] if environment.get("cpu") else []
+    detail += [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
+    parts = [device + (f" ({', '.join(detail)})" if detail and device == "cpu" else ""), environment.get("precision")]
+    return ", ".join(map(str, filter(None, [*parts, environment.get("torch") and f"torch {environment['torch']}"])))

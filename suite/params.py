@@ -1,0 +1,132 @@
+"""The parameters of a notebook, checked against the types that its own parameter cell declares.
+
+That cell holds lines `name: type = literal  # unit, meaning` and nothing else; papermill puts a profile's values into the
+cell after it, and only warns about names that are not declared. A type is written with int, float, bool, str, list, dict
+and None. Where `dict | str` is declared the value is a model's settings: a dict, in which `recipe: NAME` stands for what
+config/recipes.yaml has under that name, or the name alone. The keys of a `dict[str, ...]` are labels: of models, of runs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+ROOT = Path(__file__).resolve().parents[1]
+PATHS = ("out_dir", "results_dir", "needs", "picture", "target", "question")  # parameters that hold files and folders
+_LITERALS = (bool, int, float, str, list, dict, tuple, type(None))
+_JUPYTER = {"In", "Out", "exit", "quit"}
+_READ = "_suite_parameters_read"
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+_LABEL = re.compile(r"(?![. ])[^/\\:\x00-\x1f]{1,80}(?<![. ])")
+
+
+class ParameterError(ValueError):
+    """Parameters are unknown, missing, or of the wrong kind; the message lists each."""
+
+
+def read(namespace: dict[str, Any]) -> BaseModel:
+    """The declared parameters of a notebook, frozen, recipes resolved; call it in the cell after the parameters.
+
+    namespace: `globals()`. On the first call in a kernel every public name that holds a plain literal counts as a
+    parameter, so that an injected name which the cell does not declare is an error; when the cell is run again by hand,
+    later cells' variables are there too, and only the declared names are read. Relative paths count from the repository's
+    root, also where the kernel starts in notebooks/, as JupyterLab's does. Raises ParameterError.
+    """
+    declared = namespace.get("__annotations__", {})
+    values = {name: namespace[name] for name in declared if name in namespace}
+    if not namespace.get(_READ):
+        public = {name: value for name, value in namespace.items() if name[0] != "_" and name not in _JUPYTER}
+        values |= {name: value for name, value in public.items() if isinstance(value, _LITERALS)}
+    checked = check(declared, values)
+    namespace[_READ] = True
+    return checked.model_copy(update={name: from_root(getattr(checked, name)) for name in PATHS if name in declared})
+
+
+def check(
+    declared: dict[str, Any], values: dict[str, Any], where: str = "parameters", *, settings: bool = True
+) -> BaseModel:
+    """`values` as a frozen object, if they are all those that `declared` (name -> type) has and of these types.
+
+    Kinds are strict (true is no number, 1.0 no whole one; an int will do for a float); whole numbers are counts, sizes or
+    seeds, from 0 to 2**32 - 1; no number is nan or infinite, at any depth. settings: models' settings must also be such as
+    their method's Config and Schedule take, which loads torch. Raises ParameterError beginning with `where`.
+    """
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in declared.items()}
+    models: dict[str, dict] = {}
+    try:
+        checked = create_model("Parameters", __config__=_STRICT, **fields)(**values)
+        settled = {name: _settled(getattr(checked, name), declared[name], name, models) for name in fields}
+        for at, each in models.items() if settings else ():
+            _try(each, at)
+        return checked.model_copy(update=settled)
+    except ValidationError as error:
+        valid = ", ".join(name for name in declared if name not in ("out_dir", "needs", "results_dir"))
+        told = {"extra_forbidden": f"no such parameter; valid: {valid}", "missing": "is missing"}
+        lines = [f"{'.'.join(map(str, e['loc']))}: {told.get(e['type'], e['msg'])}" for e in error.errors()]
+        got = [f" (got {e['input']!r})"[:80] if e["type"] not in told else "" for e in error.errors()]
+        problem = "; ".join(map("".join, zip(lines, got, strict=True)))
+    except (ValueError, TypeError) as error:
+        problem = str(error)
+    raise ParameterError(f"{where}: {problem}")
+
+
+def label(name: str) -> str:
+    """`name`, if it can be the last part of a path on every system; else ValueError."""
+    if not isinstance(name, str) or not _LABEL.fullmatch(name):
+        raise ValueError(f"{name!r} is no label: 1 to 80 characters, none of / \\ :, no dot or space at either end")
+    return name
+
+
+def from_root(path: Any) -> Any:
+    """A path relative to the repository's root, as one that leads there from the working folder; also each in a list or the
+    values of a dict. Absolute paths and None stay."""
+    if isinstance(path, list):
+        return [from_root(each) for each in path]
+    if isinstance(path, dict):
+        return {name: from_root(each) for name, each in path.items()}
+    return path if path is None or os.path.isabs(path) else os.path.relpath(ROOT / path)
+
+
+def _settled(value: Any, kind: Any, at: str, models: dict[str, dict]) -> Any:
+    """`value`, its recipes resolved and its numbers and labels looked at; `at` names it in messages. Models' settings, by
+    their places, are added to `models`."""
+    from suite import plan  # which checks profiles by this module
+
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{at}: must be finite, is {value}")
+    if isinstance(value, int) and not 0 <= value < 2**32:
+        raise ValueError(f"{at}: must be from 0 to 2**32 - 1, is {value}")
+    kinds = {get_origin(k) or k: k for k in (get_args(kind) if isinstance(kind, UnionType) else (kind,))}
+    if isinstance(value, list):
+        return [_settled(each, object, f"{at}[{i}]", models) for i, each in enumerate(value)]
+    if isinstance(value, str) and dict in kinds:
+        value = plan.recipe(value)
+    if not isinstance(value, dict):
+        return value
+    labelled = get_args(kinds.get(dict))  # the types of dict[str, ...]
+    value = {label(name): each for name, each in value.items()} if labelled else plan.resolve(value)
+    kind = labelled[1] if labelled else object
+    settled = {name: _settled(each, kind, f"{at}.{name}", models) for name, each in value.items()}
+    if str in kinds and not labelled:
+        models[at] = settled
+    return settled
+
+
+def _try(settings: dict[str, Any], at: str) -> None:
+    """ValueError beginning with `at` unless a method takes `settings`: theirs; without one AGE, or else conditional AGE."""
+    from agelib.model import settings_of
+
+    methods = [settings["method"]] if "method" in settings else ["conditional", "age"]
+    for method in methods:
+        try:
+            settings_of(method, {name: value for name, value in settings.items() if name != "method"})
+            return
+        except (ValueError, TypeError) as error:
+            problem = f"{at}: {error}"
+    raise ValueError(problem)

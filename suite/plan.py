@@ -1,0 +1,294 @@
+"""Profiles: which notebooks run with which parameters, and what each run needs first; and the recipes they name.
+
+A profile is one YAML file (config/*.yaml, or the user's own):
+
+    profile: quick            # also the folder under results/
+    about: one line
+    minutes: 30               # the whole profile on 2 CPU cores; gpu_minutes instead: on one GPU
+    threads: 1                # processor cores for one run, so that runs go side by side; without it a run takes them all
+    runs:
+      digits:
+        notebook: 01_unconditional
+        minutes: 4            # this run; gpu_minutes instead: on one GPU
+        needs: []             # runs of this profile that come first
+        params: {dataset: digits, age: digits, seed: 0}
+
+Everything is checked before the first run starts: structure, doubled keys, a circle of needs, each parameter against the
+notebook's own declaration. config/recipes.yaml holds named settings of models. The run `summary` (99_summary) is not
+written down; it ends every profile.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import graphlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from suite import params as parameters
+from suite.params import ROOT
+
+SUMMARY, SUMMARY_NOTEBOOK = "summary", "99_summary"
+RECIPES = ROOT / "config" / "recipes.yaml"
+GIVEN = ("out_dir", "needs", "results_dir")  # parameters that the runner sets, never a profile
+_KINDS = {kind.__name__: kind for kind in (int, float, bool, str, list, dict)}
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
+Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PlanError(ValueError):
+    """A profile that cannot be run; the message names the file, the place and the valid choices."""
+
+
+class _Timed(BaseModel):
+    model_config = _STRICT
+
+    minutes: Minutes | None = None
+    gpu_minutes: Minutes | None = None
+
+    @property
+    def gpu(self) -> bool:
+        """Are the minutes those of one GPU?"""
+        return self.gpu_minutes is not None
+
+    @property
+    def time(self) -> float:
+        """Minutes, on 2 CPU cores, or on one GPU if `gpu`."""
+        return self.gpu_minutes or self.minutes or 0.0
+
+    @model_validator(mode="after")
+    def _one_kind_of_minutes(self) -> Any:
+        if (self.minutes is None) == (self.gpu_minutes is None):
+            raise ValueError("give minutes (on 2 CPU cores) or gpu_minutes (on one GPU), one of them")
+        return self
+
+
+class RunSpec(_Timed):
+    """One run: the notebook with this stem and these parameters, after the runs named in `needs`."""
+
+    notebook: Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
+    needs: list[str] = []
+    params: dict[str, Any] = {}
+
+
+class Plan(_Timed):
+    """One profile. `runs` is in an order in which every run comes after what it needs, `summary` excluded.
+
+    `threads`: processor cores of one run; None: all there are, one run after the other.
+    """
+
+    profile: Name
+    about: str
+    runs: dict[Name, RunSpec] = Field(min_length=1)
+    threads: int | None = Field(default=None, ge=1)
+
+    def minutes_of(self, names: Iterable[str]) -> float:
+        """About how long the runs `names` take, on 2 CPU cores or one GPU."""
+        each = [self.runs[name].time for name in names]
+        side_by_side = 2 if self.threads == 1 and not self.gpu else 1
+        return max([sum(each) / side_by_side, *each])
+
+    def closure(self, names: Iterable[str]) -> list[str]:
+        """`names` and everything they need, in the order of `runs`. PlanError on a name that is no run."""
+        wanted, left = set(), list(names)
+        while left:
+            name = left.pop()
+            if name not in self.runs:
+                known = ", ".join([*self.runs, SUMMARY])
+                raise PlanError(f"profile {self.profile} has no run {name!r}; its runs are: {known}")
+            wanted.add(name)
+            left += [need for need in self.runs[name].needs if need not in wanted]
+        return [name for name in self.runs if name in wanted]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its two traps: a doubled key is an error, and 2e-4 is a number."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise PlanError(f"{self.name}, line {key.start_mark.line + 1}: {key.value!r} is there twice")
+            seen.add(key.value)
+        return node
+
+
+_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _load(path: Path) -> Any:
+    """What the YAML file holds. Raises PlanError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            loader = _Loader(file)
+            try:
+                return loader.get_single_data()
+            finally:
+                loader.dispose()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise PlanError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def read(path: str | os.PathLike) -> Plan:
+    """The profile in the YAML file `path`, its own structure checked (`check` does the notebooks). Raises PlanError."""
+    path = Path(path)
+    raw = _load(path)
+    try:
+        plan = Plan.model_validate(raw)
+    except ValidationError as error:
+        raise PlanError(f"{path}: {'; '.join(map(_told, error.errors()))}") from None
+    for name, spec in plan.runs.items():
+        where = f"{path}: run {name}"
+        if name == SUMMARY:
+            raise PlanError(f"{where}: every profile ends with it; take another name")
+        if given := [key for key in spec.params if key in GIVEN]:
+            raise PlanError(f"{where}: the runner sets {', '.join(given)}; a profile must not")
+        for need in spec.needs:
+            if need not in plan.runs:
+                raise PlanError(f"{where}: needs {need!r}, which is none of: {', '.join(plan.runs)}")
+    try:
+        order = list(graphlib.TopologicalSorter({name: spec.needs for name, spec in plan.runs.items()}).static_order())
+    except graphlib.CycleError as error:
+        raise PlanError(f"{path}: runs need each other in a circle: {' -> '.join(reversed(error.args[1]))}") from None
+    return plan.model_copy(update={"runs": {name: plan.runs[name] for name in order}})
+
+
+def _told(error: Any) -> str:
+    """One error of pydantic in words: the place, what is wrong, the value."""
+    place = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        valid = (RunSpec if place.startswith("runs.") else Plan).model_fields
+        return f"{place}: unknown key; valid: {', '.join(valid)}"
+    got = "" if error["type"] == "missing" else f" (got {error['input']!r})"[:80]
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}{got}".removeprefix(": ")
+
+
+# ------------------------------------------------------------------------------------------------------ recipes
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The settings that config/recipes.yaml has under `name`, those that it builds on included. Raises PlanError."""
+    return resolve({"recipe": name})
+
+
+def resolve(settings: dict[str, Any], trail: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`settings` with `recipe: NAME`, at any depth, replaced by that recipe's settings, over which the others count."""
+    settings = {key: resolve(value, trail) if isinstance(value, dict) else value for key, value in settings.items()}
+    if "recipe" not in settings:
+        return settings
+    name, known = settings.pop("recipe"), _recipes(RECIPES, RECIPES.stat().st_mtime_ns)
+    if name not in known:
+        raise PlanError(f"{RECIPES.name} has no recipe {name!r}; it has: {', '.join(known)}")
+    if name in trail:
+        raise PlanError(f"{RECIPES.name}: recipes build on each other in a circle: {' -> '.join([*trail, name])}")
+    return resolve(known[name], (*trail, name)) | settings
+
+
+@functools.lru_cache(maxsize=1)
+def _recipes(path: Path, changed: int) -> dict[str, dict[str, Any]]:
+    known = _load(path)
+    if not isinstance(known, dict) or not all(isinstance(settings, dict) for settings in known.values()):
+        raise PlanError(f"{path}: must map names to mappings of settings")
+    return known
+
+
+# ------------------------------------------------------------------------------------------------------ notebooks
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """What the runner knows of a notebook: its file, the code of its cells, and what its parameter cell declares."""
+
+    path: Path
+    code: list[str]
+    kinds: dict[str, Any]  # name -> type
+    defaults: dict[str, Any]
+
+
+def notebook(path: Path) -> Notebook:
+    """The notebook at `path`, read without running it. PlanError unless it has one parameter cell of typed literals."""
+    if not path.is_file():
+        others = sorted(other.stem for other in path.parent.glob("*.ipynb"))
+        raise PlanError(f"there is no notebook {path}; in that folder: {', '.join(others) or 'none'}")
+    try:
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        code = ["".join(cell["source"]) for cell in cells]
+        tagged = [text for text, cell in zip(code, cells, strict=True) if "parameters" in cell["metadata"].get("tags", ())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"{path} is no notebook: {type(error).__name__}: {error}") from None
+    if len(tagged) != 1:
+        raise PlanError(f"{path} has {len(tagged)} cells with the tag `parameters`; it needs one")
+    kinds, defaults = {}, {}
+    try:
+        for node in ast.parse(tagged[0]).body:
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                raise ValueError("is not `name: type = literal`")
+            name = node.target.id
+            kinds[name] = eval(ast.unparse(node.annotation), {"__builtins__": {}}, _KINDS)
+            defaults[name] = ast.literal_eval(node.value)
+    except (SyntaxError, ValueError, NameError, TypeError) as error:
+        line = getattr(error, "lineno", None) or node.lineno
+        raise PlanError(f"{path}, parameter cell, line {line}: {error}") from None
+    return Notebook(path, code, kinds, defaults)
+
+
+def notebooks_of(plan: Plan, folder: Path) -> dict[str, Notebook]:
+    """run -> its notebook in `folder`, for every run of `plan` and the summary."""
+    stems = {name: spec.notebook for name, spec in plan.runs.items()} | {SUMMARY: SUMMARY_NOTEBOOK}
+    read = {stem: notebook(folder / f"{stem}.ipynb") for stem in sorted(set(stems.values()))}
+    for book in read.values():
+        if "out_dir" not in book.kinds:
+            raise PlanError(f"{book.path} does not declare out_dir, which the runner sets")
+    return {name: read[stem] for name, stem in stems.items()}
+
+
+def check(plan: Plan, notebooks: dict[str, Notebook], path: Path, *, settings: bool) -> dict[str, str]:
+    """run -> fingerprint: 16 hex digits of its parameters, recipes resolved, its notebook's code, and the fingerprints of
+    what it needs. ParameterError or PlanError, naming the profile's file `path` and the run, where a parameter does not fit
+    its notebook, or a model is asked of a run that is not needed. settings: see `suite.params.check`."""
+    prints: dict[str, str] = {}
+    for name, spec in plan.runs.items():
+        where, book = f"{path}: run {name}", notebooks[name]
+        checked = parameters.check(book.kinds, book.defaults | spec.params, where, settings=settings).model_dump()
+        for label, source in (checked.get("from_runs") or {}).items():
+            if source.partition(":")[0] not in spec.needs:
+                needs = ", ".join(spec.needs) or "it has none"
+                raise PlanError(f"{where}: from_runs.{label}: {source!r} is none of the run's needs: {needs}")
+        values = {key: value for key, value in checked.items() if key not in GIVEN}
+        prints[name] = _digest(values, book.code, [prints[need] for need in spec.needs])
+    return prints
+
+
+def summary_print(folder: Path, book: Notebook, runs: Iterable[str]) -> str:
+    """The summary's fingerprint: what is in the results of `runs` below the profile's `folder`, and its notebook's code."""
+    files = [folder / run / name for run in runs for name in ("metrics.json", ".new/metrics.json", ".new/notebook.ipynb")]
+    return _digest([hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files], book.code)
+
+
+def given(plan: Plan, name: str, results: str, book: Notebook) -> dict[str, Any]:
+    """What run `name` of `plan` (or the summary) gives its notebook: the profile's parameters and the runner's own.
+
+    `results` is the folder of all results as the notebook shall see it; `<results>/<profile>/<run>` is the run's own.
+    """
+    folder, spec = f"{results}/{plan.profile}", plan.runs.get(name)
+    own = {"out_dir": f"{folder}/{name}", "results_dir": folder}
+    own["needs"] = {need: f"{folder}/{need}" for need in (spec.needs if spec else ())}
+    return (dict(spec.params) if spec else {}) | {key: value for key, value in own.items() if key in book.kinds}
+
+
+def _digest(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

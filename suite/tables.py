@@ -1,0 +1,302 @@
+"""Tables: our numbers beside the published ones, with the protocol, the spread and the number of seeds.
+
+A *row* is a dict as in metrics.json: experiment, model, dataset, metric, value, std, n, protocol, seed, comparable,
+note. Rules of every table made here: a miss stays in the table; a number measured on other data or by another protocol
+than the published one is marked not comparable and gets no gap; a run that diverged or failed has a row that says so;
+equal settings with several seeds become one row, mean and standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+KEY = ["experiment", "model", "dataset", "metric"]
+PAPER_COLUMNS = [*KEY, "protocol", "value", "std", "source"]
+COLUMNS = [*KEY, "protocol", "paper", "ours", "std", "n", "seeds", "gap", "comparable", "notebook"]
+EXTRA_COLUMNS = ["paper_std", "spread", "status", "runs", "note", "source"]
+FIELDS = {"protocol": "", "notebook": "", "settings": "", "status": "ok", "run": "", "note": ""}  # what they are if absent
+_TEXT = [*KEY, *FIELDS]
+
+# Embedded set -> the published sets whose numbers are printed beside it (marked: not comparable).
+STAND_INS = {
+    "digits": ("mnist",),
+    "house_numbers": ("svhn",),
+    "patches": ("cifar10", "tiny_imagenet"),
+    "faces": ("celeba",),
+    "cars": ("stanford_cars",),
+}
+# Settings in which runs of one experiment may differ and still be repetitions of each other.
+_PER_RUN = {"seed", "out_dir", "run_name", "profile", "needs", "results_dir", "reference"}
+
+
+class Html(str):
+    """A piece of HTML that notebooks render."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def read_paper_numbers(path: str | Path) -> pd.DataFrame:
+    """The published numbers in a CSV file with the columns of PAPER_COLUMNS.
+
+    value: float, required; std: float or empty (the number printed after +-; `protocol` says what it is); all others
+    text, `protocol` may be empty. Raises ValueError, naming file and line, for other columns, an empty field, a value
+    that is no finite number, or two lines with the same experiment, model, dataset and metric.
+    """
+    paper = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    if list(paper.columns) != PAPER_COLUMNS:
+        raise ValueError(f"{path}: need the columns {', '.join(PAPER_COLUMNS)}, got {', '.join(paper.columns)}")
+    numbers = paper[["value", "std"]].apply(pd.to_numeric, errors="coerce")
+    for i, row in paper.iterrows():
+        where = f"{path}, number {i + 1} ({row['model']}, {row['metric']})"
+        if empty := [c for c in (*KEY, "value", "source") if not row[c].strip()]:
+            raise ValueError(f"{where}: empty {', '.join(empty)}")
+        for column in ("value", "std"):
+            if row[column] and not math.isfinite(numbers.loc[i, column]):
+                raise ValueError(f"{where}: {column} is no finite number: {row[column]!r}")
+    if len(twice := paper[paper.duplicated(KEY)]):
+        raise ValueError(f"{path}: there twice: {', '.join(twice[KEY].iloc[0])}")
+    return paper.assign(**numbers)
+
+
+def collect(results_dir: str | Path, skip: Sequence[str] = ("summary",)) -> list[dict]:
+    """The metrics.json of every run folder in `results_dir`, by folder name; `skip` names folders to leave out.
+
+    Where a later attempt did not come to its end, `later` says so, or, without results of an earlier one, what the attempt
+    left is the run's, "failed" or "diverged", so that it does not vanish from the tables. Folders that hold none of this are
+    not runs. Raises FileNotFoundError when `results_dir` is no folder.
+    """
+    root = Path(results_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no results folder {root}")
+    found = []
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in skip):
+        metrics = _metrics(folder / "metrics.json")
+        attempt = any((folder / name).exists() for name in (".new", "notebook.ipynb", "config.json"))
+        if metrics is None and attempt:
+            metrics = _metrics(folder / ".new" / "metrics.json") or _failed("stopped before it wrote any numbers")
+        elif metrics is not None and (folder / ".new").exists():
+            metrics["later"] = "these are the results of before: a later attempt did not come to its end"
+        if metrics is not None:
+            found.append({"status": "ok", **metrics, "run": folder.name})
+    return found
+
+
+def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
+    """All rows of `collect`'s answer for `compare`: each with its run, notebook, status and settings; a run that is not
+    "ok" adds a row without a value that says so."""
+    rows = []
+    for metrics in collected:
+        config = metrics.get("config") or {}
+        dataset = metrics.get("dataset") or {}
+        shared = {
+            "run": metrics["run"],
+            "notebook": metrics.get("notebook") or config.get("notebook") or "",
+            "status": metrics.get("status", "ok"),
+            "settings": json.dumps(_settings(config), sort_keys=True, default=str),
+        }
+        rows += [{**row, **shared} for row in metrics["rows"]]
+        if shared["status"] != "ok":
+            name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset)
+            what = {"experiment": _experiment(shared["notebook"]), "model": "", "dataset": name, "value": None}
+            what |= {"metric": f"run {shared['status']}", "seed": config.get("seed"), "note": metrics.get("reason") or ""}
+            rows.append(shared | what)
+    return rows
+
+
+def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
+    """One line for each measured quantity, ours beside the published number (columns COLUMNS, then EXTRA_COLUMNS).
+
+    rows: of one run as given to Run.save_metrics, or of many through `rows_of`. paper: from `read_paper_numbers`.
+    Lines are joined on experiment (with or without a notebook's leading number: "03_inception_score" and
+    "inception_score" are one), model, dataset and metric; a stand-in data set is joined with the set it stands in
+    for, never as comparable.
+    ours, std: for several seeds, mean and sample standard deviation (1/(k-1)) over them; for one, the row's own; the
+        column `spread` says which. Only rows with equal settings and status are averaged, and only if no seed occurs
+        twice among them. n: images (or whatever the protocol counts) of one run, the least of them if they differ.
+    seeds: number of runs behind `ours`. gap: ours - paper where comparable, else NaN. comparable: True, False, or None
+        where nothing is published. note: the rows' notes, and how many more seeds of the same settings were lost.
+    """
+    frame = pd.DataFrame([FIELDS | dict(row) for row in rows], columns=[*_TEXT, "value", "std", "n", "seed", "comparable"])
+    if frame.empty:
+        return pd.DataFrame(columns=[*COLUMNS, *EXTRA_COLUMNS])
+    frame = frame.astype({"value": float, "std": float, "n": float}).fillna({"comparable": False} | FIELDS)
+    frame["lost"] = frame["value"].isna() & (frame["status"] != "ok")
+    equal = [*KEY, "protocol", "notebook", "settings", "status"]
+    # A lost run is never merged with another, nor are rows of which two have one seed.
+    twice = frame.assign(seed=frame["seed"].astype(str)).groupby(equal)["seed"].transform(lambda s: s.duplicated().any())
+    frame["apart"] = frame["run"].where(frame["lost"], "").where(~twice.astype(bool), frame.index.astype(str))
+    joined = {c: lambda texts: "; ".join(dict.fromkeys(filter(None, texts))) for c in ("note", "run")}
+    groups = frame.groupby([*equal, "apart"], sort=False)
+    table = groups.agg(
+        ours=("value", "mean"), deviation=("value", "std"), measured=("value", "count"), std=("std", lambda s: s.iloc[0]),
+        n=("n", "min"), seeds=("value", "size"), comparable=("comparable", "all"), lost=("lost", "sum"),
+        note=("note", joined["note"]), runs=("run", joined["run"]),
+    ).reset_index()  # fmt: skip
+    table["runs"] = table["runs"].str.replace("; ", ", ")
+    several, some = table["measured"] > 1, table["measured"] > 0
+    table["std"] = table["deviation"].where(several, table["std"])
+    within = table["std"].notna().map({True: "within the run", False: ""})
+    table["spread"] = ("over " + table["measured"].astype(str) + " seeds").where(several, within)
+    table["seeds"] = table["seeds"].where(some, 0)
+    published = {tuple(line[k] for k in KEY): line for line in paper.to_dict("records")}
+    found = [next(((published[k], i == 0) for i, k in enumerate(_keys(line)) if k in published), (None, False))
+             for line in table.to_dict("records")]  # fmt: skip
+    for column, name in (("paper", "value"), ("paper_std", "std")):
+        table[column] = [math.nan if line is None else float(line[name]) for line, _ in found]
+    table["source"] = ["" if line is None else line["source"] for line, _ in found]
+    same = pd.Series([same for _, same in found], index=table.index)
+    table["comparable"] = (table["comparable"] & same & some).astype(object).where(table["paper"].notna(), None)
+    table["gap"] = (table["ours"] - table["paper"]).where(table["comparable"].eq(True))
+    lost = frame[frame["lost"]].groupby(["notebook", "settings"])["lost"].sum().to_dict()
+    table["note"] = [_notes(line, *at, lost) for line, at in zip(table.to_dict("records"), found, strict=True)]
+    table["n"] = table["n"].astype(object).where(table["n"].notna(), None)
+    return table[[*COLUMNS, *EXTRA_COLUMNS]]
+
+
+def not_measured(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
+    """The published numbers beside which `compare(rows, paper)` has nothing, with the columns of `paper`."""
+    measured = {id_ for row in rows if row.get("value") is not None for id_ in _keys(row)}
+    keep = [tuple(line) not in measured for line in paper[KEY].itertuples(index=False)]
+    return paper[keep].reset_index(drop=True)
+
+
+def published(paper: pd.DataFrame) -> pd.DataFrame:
+    """Published numbers as text for readers: value and printed spread in one cell, then protocol and source."""
+    return pd.DataFrame({
+        "experiment": paper["experiment"],
+        "model": paper["model"],
+        "data set": paper["dataset"],
+        "metric": paper["metric"].str.replace("_", " "),
+        "paper": [_printed(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)],
+        "protocol": paper["protocol"],
+        "source": paper["source"],
+    })  # fmt: skip
+
+
+def pretty(table: pd.DataFrame) -> pd.DataFrame:
+    """A `compare` table as text for readers: value and spread in one cell, a dash where there is nothing."""
+    lines = table.to_dict("records")
+    return pd.DataFrame({
+        "experiment": table["experiment"],
+        "model": table["model"],
+        "data set": table["dataset"],
+        "metric": table["metric"].str.replace("_", " "),
+        "protocol (n)": [_protocol(line) for line in lines],
+        "paper": [_printed(line["paper"], line["paper_std"]) for line in lines],
+        "ours": [_ours(line) for line in lines],
+        "gap": [("+" if line["gap"] > 0 else "") + _number(line["gap"]).replace("-", "−") for line in lines],
+        "comparable": ["–" if line["comparable"] is None else "yes" if line["comparable"] else "no" for line in lines],
+        "notebook: runs": [": ".join(filter(None, (line["notebook"], line["runs"]))) for line in lines],
+        "note": table["note"],
+    })  # fmt: skip
+
+
+def to_html(table: pd.DataFrame) -> Html:
+    """A `compare` table (or any table of text) as an HTML <table>; rows carry the class miss, other or lost.
+
+    miss: comparable, and |gap| larger than the two spreads together. other: not comparable. lost: a run that did not
+        end well.
+    """
+    compared = list(table.columns) == [*COLUMNS, *EXTRA_COLUMNS]
+    text = pretty(table) if compared else table.astype(str)
+    kinds = iter([_kind(line) for line in table.to_dict("records")] if compared else [""] * len(table))
+    with pd.option_context("display.max_colwidth", None):
+        html = text.to_html(index=False, border=0, justify="left", classes="numbers compared" if compared else "numbers")
+    # Text is escaped, so these tags are the table's own; notebooks would align its cells to the right.
+    html = html.replace("<td>", '<td style="text-align: left">')
+    return Html(re.sub("<tr>", lambda _: f'<tr class="{kind}">' if (kind := next(kinds)) else "<tr>", html))
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def _metrics(path: Path) -> dict | None:
+    """What metrics.json at `path` holds, None if it is not there; a damaged one is a failed run."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+            raise ValueError("not an object with a list of rows")
+        return content
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return _failed(f"metrics.json is damaged: {error}")
+
+
+def _failed(reason: str) -> dict:
+    return {"notebook": "", "status": "failed", "rows": [], "config": {}, "dataset": {}, "reason": reason}
+
+
+def _notes(line: dict, published: dict | None, same: bool, lost: Mapping[tuple, int]) -> str:
+    notes = [line["note"]] if line["note"] else []
+    if published is not None and not same:
+        notes.insert(0, f"stand-in; paper: {published['dataset']}")
+    if line["measured"] and line["status"] != "ok":
+        notes.insert(0, f"run {line['status']}")
+    elif line["measured"] and line["settings"] and (more := lost.get((line["notebook"], line["settings"]), 0)):
+        notes.append(f"{more} more {'seed' if more == 1 else 'seeds'} lost")
+    return "; ".join(notes)
+
+
+def _keys(row: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The keys under which a row's published number may stand: its own data set, then those it stands in for."""
+    sets = (row["dataset"], *STAND_INS.get(row["dataset"], ()))
+    return [(_experiment(row["experiment"]), row["model"], name, row["metric"]) for name in sets]
+
+
+def _experiment(name: str) -> str:
+    """A name without a notebook's leading number."""
+    return re.sub(r"^\d+_", "", name)
+
+
+def _settings(config: Any) -> Any:
+    """`config` without what differs between repetitions of one experiment."""
+    if isinstance(config, Mapping):
+        return {k: _settings(v) for k, v in config.items() if k not in _PER_RUN}
+    return config
+
+
+def _kind(line: Mapping[str, Any]) -> str:
+    if line["status"] != "ok":
+        return "lost"
+    if not line["comparable"]:
+        return "" if line["comparable"] is None else "other"
+    spread = sum(s for s in (line["std"], line["paper_std"]) if math.isfinite(s))
+    return "miss" if abs(line["gap"]) > spread else ""
+
+
+def _number(value: float) -> str:
+    """Four significant digits, or all digits before the point if there are more."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:.3g}" if digits > 7 else f"{value:.{digits}f}"
+
+
+def _printed(value: float, std: float) -> str:
+    """A published value with all its digits."""
+    return " ± ".join(f"{v:.10g}" for v in (value, std) if math.isfinite(v)) or "–"
+
+
+def _ours(line: Mapping[str, Any]) -> str:
+    value, std = line["ours"], line["std"]
+    if not math.isfinite(value):
+        return line["status"] if line["status"] != "ok" else "–"
+    spread = f" ± {std:.0f}" if std >= 100 else f" ± {std:.2g}" if math.isfinite(std) else ""
+    return _number(value) + spread + (f" ({line['seeds']} seeds)" if line["seeds"] > 1 else "")
+
+
+def _protocol(line: Mapping[str, Any]) -> str:
+    count = "" if line["n"] is None or pd.isna(line["n"]) else f"n = {int(line['n']):,}"
+    protocol = line["protocol"]
+    return f"{protocol} ({count})" if protocol and count else protocol or count or "–"

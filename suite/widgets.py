@@ -1,0 +1,122 @@
+"""Live controls for JupyterLab. Everything that they show comes from the same calls as the static figures."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+
+import ipywidgets
+import numpy as np
+import torch
+from PIL import Image
+
+import agelib
+from agelib import conditional, data, sphere
+
+SHOWN_PX = 192  # a picture's side on the screen
+
+
+class Code:
+    """A point of the sphere in R^3, by five values: polar angle and azimuth in degrees, then its coordinates z1, z2, z3."""
+
+    def __init__(self, polar: float = 90.0, azimuth: float = 0.0):
+        self.angles = [polar, azimuth]
+        self.z = self._of_angles()
+
+    def _of_angles(self) -> torch.Tensor:
+        return sphere.from_angles(*torch.tensor(self.angles, dtype=torch.float64).deg2rad())
+
+    @property
+    def values(self) -> list[float]:
+        """All five."""
+        return [*self.angles, *self.z.tolist()]
+
+    def turn(self, i: int, value: float) -> None:
+        """Give value i; of a coordinate's point the other two keep their ratio, equal where they were both zero."""
+        if i < 2:
+            self.angles[i] = value
+            self.z = self._of_angles()
+            return
+        rest = [k for k in range(3) if k != i - 2]
+        length, want = self.z[rest].norm().item(), math.sqrt(max(0.0, 1 - value**2))
+        self.z[i - 2] = value
+        self.z[rest] = self.z[rest] * (want / length) if length > 1e-6 else want / math.sqrt(2)
+        polar, azimuth = (math.degrees(angle) for angle in sphere.to_angles(self.z))
+        at_pole = self.z[:2].norm() < 1e-6  # there any azimuth is true: it stays
+        self.angles = [polar, self.angles[1] if at_pole else azimuth]
+
+
+def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> ipywidgets.VBox:
+    """Steer the code of `model` (M = 3) by two angles or three coordinates and see `picture` coloured by it; below, the
+    picture's own code carries its colours to `target`. Uploads replace either; files that are no image are named.
+
+    picture, target: uint8 (3, H, W). Raises ValueError for another M.
+
+    The code lives here, not in the sliders. A browser's slider rounds what it is given to its step and sends that back as
+    if it had been dragged, perhaps after the next drag has come. So sliders are given whole steps, of degrees or of 1/64,
+    which its arithmetic keeps to the last bit, and a change within half a step of the code is none.
+    """
+    if model.M != 3:
+        raise ValueError(f"the sliders are for M = 3, the model has M = {model.M}")
+    code = Code()
+    polar = ipywidgets.IntSlider(90, 0, 180, description="polar °")
+    azimuth = ipywidgets.IntSlider(0, 0, 360, description="azimuth °")
+    unit = {"min": -1.0, "max": 1.0, "step": 1 / 64}
+    axes = [ipywidgets.FloatSlider(code.values[1 + i], description=f"z{i}", **unit) for i in (1, 2, 3)]
+    sliders = (polar, azimuth, *axes)
+    views = [ipywidgets.Image(format="png", width=SHOWN_PX, height=SHOWN_PX) for _ in range(5)]
+    names = ("picture", "its lightness", "coloured by z", "target's lightness", "in the picture's colours")
+    said = ipywidgets.Label()
+    shown = {"picture": np.asarray(picture), "target": np.asarray(target)}
+
+    def paint() -> None:
+        ab = conditional.paint(model, shown["picture"][None], code.z[None].float())
+        views[2].value = _png(conditional.pictures(shown["picture"][None], ab)[0][0, 0])
+
+    def show_all() -> None:
+        pair = np.stack([shown["picture"], shown["target"]])
+        grey = conditional.pictures(pair, np.zeros((2, 1, 2, *pair.shape[2:]), np.float32))[0][:, 0]
+        views[0].value, views[1].value, views[3].value = _png(pair[0]), _png(grey[0]), _png(grey[1])
+        carried = conditional.transfer(model, pair[:1], pair[1:])
+        views[4].value = _png(conditional.pictures(pair[1:], carried)[0][0, 0])
+        paint()
+
+    def moved(i: int) -> None:
+        if abs(sliders[i].value - code.values[i]) <= sliders[i].step * (0.5 + 1e-9):
+            return
+        code.turn(i, sliders[i].value)
+        for slider, value in zip(sliders, code.values, strict=True):
+            slider.value = round(value / slider.step) * slider.step
+        paint()
+
+    def uploaded(what: str) -> Callable[[dict], None]:
+        def arrived(change: dict) -> None:
+            for file in change["new"]:
+                try:
+                    shown[what] = data.decode_image(bytes(file["content"]), file["name"], picture.shape[1], 3, say=say)
+                except data.DataError as error:
+                    say(str(error))
+                    return
+                show_all()
+
+        return arrived
+
+    def say(line: str) -> None:
+        said.value = line
+
+    for i, slider in enumerate(sliders):
+        slider.observe(lambda _, i=i: moved(i), "value")
+    buttons = [ipywidgets.FileUpload(accept="image/*", description=what) for what in shown]
+    for button in buttons:
+        button.observe(uploaded(button.description), "value")
+    show_all()
+    cards = [ipywidgets.VBox([view, ipywidgets.Label(name)]) for view, name in zip(views, names, strict=True)]
+    rows = [ipywidgets.HBox([polar, azimuth]), ipywidgets.HBox(axes), ipywidgets.HBox(buttons), said, ipywidgets.HBox(cards)]
+    return ipywidgets.VBox(rows)
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agelib import data
+from agelib.data import DataError, official
+
+
+def load(name, split="train", **options):
+    return data.load(name, split, download=False, **options)
+
+
+def torchvision_sets():
+    return official._torchvision()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ""])
+@pytest.mark.parametrize("folder", ["MNIST/raw", "mnist"])
+def test_mnist_files(make, root, bless, suffix, folder):
+    x = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28)
+    bless(make.idx(root / folder / f"t10k-images-idx3-ubyte{suffix}", x))
+    bless(make.idx(root / folder / f"t10k-labels-idx1-ubyte{suffix}", np.array([7, 0, 9], np.uint8)))
+    found = load("mnist", "test")
+    np.testing.assert_array_equal(found.images[:, 0], x)
+    assert found.labels.tolist() == [7, 0, 9] and found.labels.dtype == np.int64
+    assert found.source == "official files, 3 of 10,000 official test images"
+    np.testing.assert_array_equal(load("mnist", "test", channels=3).images[:, 2], x)
+
+
+def test_mnist_of_another_content_is_refused(make, root):
+    """60,000 black images in the right format are not MNIST."""
+    for suffix in (".gz", ""):
+        path = make.idx(root / "mnist" / f"train-images-idx3-ubyte{suffix}", np.zeros((60_000, 28, 28), np.uint8))
+        make.idx(root / "mnist" / f"train-labels-idx1-ubyte{suffix}", np.zeros(60_000, np.uint8))
+        with pytest.raises(DataError, match=rf"{path.name}: md5 \w{{32}}, expected {official.SUMS[path.name][0]}"):
+            load("mnist")
+    assert list(root.glob("prepared/*/*")) == []
+
+
+@pytest.fixture
+def cifar(make, root, monkeypatch):
+    """Seven images in the official batches: one in each training batch, two in the test batch."""
+    x, y = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8), [5, 4, 3, 2, 1, 0, 9]
+    batches = {f"data_batch_{k + 1}": make.cifar_batch(x[k : k + 1], [y[k]]) for k in range(5)}
+    batches |= {"test_batch": make.cifar_batch(x[5:], y[5:]), "batches.meta": pickle.dumps({"label_names": ["a"] * 10})}
+    known, sums = torchvision_sets().CIFAR10, [[name, make.md5(content)] for name, content in batches.items()]
+    monkeypatch.setattr(known, "train_list", sums[:5])
+    monkeypatch.setattr(known, "test_list", sums[5:6])
+    monkeypatch.setattr(known, "meta", known.meta | {"md5": sums[6][1]})
+    return x.transpose(0, 3, 1, 2), {f"cifar-10-batches-py/{name}": content for name, content in batches.items()}
+
+
+def test_cifar_archive_and_extracted_folder(make, root, bless, cifar):
+    x, members = cifar
+    path = bless(make.archive(root / "cifar10" / "cifar-10-python.tar.gz", members))
+    found = load("cifar10")
+    np.testing.assert_array_equal(found.images, x[:5])
+    assert found.labels.tolist() == [5, 4, 3, 2, 1] and found.class_names[0] == "airplane"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["cifar-10-batches-py", path.name]  # unpacked, once
+    path.unlink()
+    found = load("cifar10", "test")
+    np.testing.assert_array_equal(found.images, x[5:])
+    assert found.labels.tolist() == [0, 9]
+    (root / "cifar10" / "cifar-10-batches-py" / "data_batch_4").unlink()
+    with pytest.raises(DataError, match="data_batch_4: not readable"):
+        load("cifar10", size=16)
+
+
+class _Evil:
+    def __reduce__(self):
+        return Path.mkdir, (Path("evil"),)
+
+
+def test_a_cifar_pickle_is_compared_with_its_md5_before_it_is_opened(make, root, cifar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (cifar[1] | {"cifar-10-batches-py/test_batch": pickle.dumps({b"data": _Evil()})}).items():
+        make.file(root / name, content)
+    with pytest.raises(DataError, match="test_batch: md5"):
+        load("cifar10", "test")
+    with pytest.raises(RuntimeError, match="corrupted"):  # the pinned torchvision checks too, before it unpickles
+        torchvision_sets().CIFAR10(root, train=False)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_svhn_mat(make, root, bless, monkeypatch):
+    x = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    content = make.mat(X=x.transpose(1, 2, 3, 0), y=np.array([[1], [10], [9]], np.uint8))
+    path = bless(make.file(root / "svhn" / "extra_32x32.mat", content))
+    monkeypatch.setitem(torchvision_sets().SVHN.split_list, "extra", ["", path.name, make.md5(content)])
+    found = load("svhn", "extra")
+    np.testing.assert_array_equal(found.images, x.transpose(0, 3, 1, 2))
+    assert found.labels.tolist() == [1, 0, 9]
+    assert found.source == "official files, 3 of 531,131 official extra images"
+
+
+@pytest.mark.parametrize("layout", ["zip", "folder"])
+def test_celeba(make, root, bless, layout):
+    """Three 218 x 178 pictures: a vertical ramp, then noise."""
+    ramp = np.ascontiguousarray(np.broadcast_to(np.arange(218, dtype=np.uint8)[:, None, None], (218, 178, 3)))
+    pictures = [ramp, *np.random.default_rng(3).integers(0, 256, (2, 218, 178, 3), dtype=np.uint8)]
+    encoded = {f"img_align_celeba/{i + 1:06}.jpg": make.encode(x) for i, x in enumerate(pictures)}
+    if layout == "zip":
+        bless(make.archive(root / "celeba" / "img_align_celeba.zip", encoded))
+    for name, content in encoded.items() if layout == "folder" else ():
+        make.file(root / "celeba" / name, content)
+    bless(make.file(root / "celeba" / "list_eval_partition.txt", "000001.jpg 0\n000002.jpg 2\n000003.jpg 1\n"))
+    # row i of the crop is row i + 7 of 78: centre (i + 7.5) * 218 / 78 - 0.5 of the ramp
+    found = load("celeba")
+    np.testing.assert_allclose(found.images[0, 0, :, 30], (np.arange(64) + 7.5) * 218 / 78 - 0.5, atol=0.75)
+    assert found.labels is None and found.source.startswith("official files, 1 of 162,770 official training images")
+    assert found.source.endswith("compared with no checksum") == (layout == "folder")
+    resized = np.asarray(Image.fromarray(pictures[1]).resize((64, 78), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(load("celeba", "test").images[0], resized[7:71].transpose(2, 0, 1))
+    crop = Image.fromarray(pictures[2]).resize((64, 78), Image.Resampling.LANCZOS).crop((0, 7, 64, 71))
+    half = np.asarray(crop.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(load("celeba", "validation", size=32).images[0], half)
+    large = load("celeba", size=128)
+    np.testing.assert_allclose(large.images[0, 0, 1:-1, 9], (np.arange(1, 127) + 14.5) * 218 / 156 - 0.5, atol=0.75)
+    (root / "celeba" / "img_align_celeba" / "000002.jpg").unlink()
+    with pytest.raises(DataError, match=r"img_align_celeba: 1 of 1 images missing, first 000002\.jpg"):
+        load("celeba", "test", size=32)
+
+
+def test_age_crop_is_rows_7_to_70_of_64_by_78():
+    x = np.zeros((78, 64, 3), np.uint8)
+    x[:] = np.arange(78, dtype=np.uint8)[:, None, None]
+    assert np.asarray(official.age_crop(Image.fromarray(x)))[:, 0, 0].tolist() == list(range(7, 71))
+
+
+@pytest.fixture
+def tiny(make, root):
+    """Tiny ImageNet's folder with a training image of six classes and two validation images, the first grey."""
+    ids, x = [f"n{k:08}" for k in range(200)], make.colours(8, 64, seed=4)
+    files = {f"train/{ids[k]}/images/{ids[k]}_0.JPEG": make.encode(x[k]) for k in range(6)}
+    files |= {"val/images/val_0.JPEG": make.encode(x[6][..., 0]), "val/images/val_1.JPEG": make.encode(x[7])}
+    files["val/val_annotations.txt"] = f"val_0.JPEG\t{ids[199]}\t0\t0\t9\t9\nval_1.JPEG\t{ids[3]}\t0\t0\t9\t9\n".encode()
+    files |= {"test/images/test_0.JPEG": make.encode(x[0]), "wnids.txt": "\n".join(reversed(ids)).encode()}
+    return ids, x, {f"tiny-imagenet-200/{name}": content for name, content in files.items()}
+
+
+@pytest.mark.parametrize("layout", ["zip", "folder"])
+def test_tiny_imagenet(make, root, bless, tiny, layout):
+    ids, x, files = tiny
+    if layout == "zip":
+        bless(make.archive(root / "tiny-imagenet-200.zip", files))
+    for name, content in files.items() if layout == "folder" else ():
+        make.file(root / name, content)
+    train = load("tiny_imagenet")
+    assert sorted(train.labels.tolist()) == list(range(6)) and train.labels.tolist() != list(range(6))
+    np.testing.assert_array_equal(train.images, x[train.labels].transpose(0, 3, 1, 2))
+    assert train.class_names == tuple(ids)
+    test = load("tiny_imagenet", "test", size=32)
+    assert test.labels.tolist() == [199, 3] and (test.images[0] == x[6][0, 0, 0]).all()
+    assert test.source.startswith("official files, 2 of 10,000 official validation images")
+
+
+def annotations(labels):
+    out = np.empty((1, len(labels)), dtype=[("bbox_x1", object), ("class", object), ("fname", object)])
+    out["bbox_x1"][0], out["class"][0] = [1] * len(labels), labels
+    out["fname"][0] = np.array([f"{i + 1:05}.jpg" for i in range(len(labels))], dtype=object)
+    return out
+
+
+def put_cars(make, root, bless, halves, archives):
+    """halves: stem -> images; those of the training half are annotated 1, 2, 3, ..., of the other 101, 102, ..."""
+    names = np.array([f"car {k}" for k in range(1, 197)], dtype=object)
+    n = len(halves["cars_train"])
+    contents = {"car_devkit": {"devkit/cars_meta.mat": make.mat(class_names=names[None])}}
+    contents["car_devkit"]["devkit/cars_train_annos.mat"] = make.mat(annotations=annotations(list(range(1, n + 1))))
+    for stem, pictures in halves.items():
+        contents[stem] = {f"{stem}/{i + 1:05}.jpg": make.encode(x) for i, x in enumerate(pictures)}
+    base = root / "stanford_cars"
+    for stem, members in contents.items():
+        if archives:
+            bless(make.archive(base / f"{stem}.tgz", members))
+        for name, content in () if archives else members.items():
+            make.file(base / name, content)
+    if "cars_test" in halves:
+        labels = list(range(101, 101 + len(halves["cars_test"])))
+        bless(make.file(base / "cars_test_annos_withlabels.mat", make.mat(annotations=annotations(labels))))
+    return base
+
+
+@pytest.mark.parametrize("archives", [True, False])
+def test_cars_pool_both_halves(make, root, bless, archives):
+    x = list(make.colours(21, 40, seed=5))
+    x[4] = x[4][..., 0]  # a grey image
+    put_cars(make, root, bless, {"cars_train": x[:11], "cars_test": x[11:]}, archives)
+    train, test = load("stanford_cars"), load("stanford_cars", "test")
+    label = [*range(11), *range(100, 110)]  # of picture i, from 0
+    order = np.random.default_rng(0).permutation(21)
+    assert train.labels.tolist() == [label[i] for i in order[:19]]
+    assert test.labels.tolist() == [label[i] for i in order[19:]]
+    for position, i in enumerate(order[:19]):
+        assert (train.images[position].transpose(1, 2, 0) == x[i][0, 0]).all()
+    assert f"{train.source} {test.source}".count("1 grey images converted to RGB") == 1
+    assert "19 train / 2 held out of the pooled halves, seed 0" in test.source
+    assert test.class_names[0] == "car 1" and not test.complete
+
+
+def test_cars_training_half_alone_and_what_may_lack(make, root, bless):
+    base = put_cars(make, root, bless, {"cars_train": make.colours(20, 16)}, archives=False)
+    assert load("stanford_cars", "test").labels.tolist() == [9, 19]
+    assert "only the official training half" in load("stanford_cars").source
+    (base / "cars_test").mkdir()
+    with pytest.raises(DataError, match=r"cars_test_annos_withlabels\.mat \(md5 \w{32}\)"):
+        load("stanford_cars", size=8)
+
+
+def test_the_official_number_of_cars_is_divided_as_in_the_paper():
+    train, test = (official.divide(16_185, split, pooled=True) for split in ("train", "test"))
+    assert len(train) == 16_000 and len(test) == 185
+    assert sorted([*train, *test]) == list(range(16_185))
+
+
+# ---- downloads, from a server on this machine
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Serves the bytes put into `served[path]`; answers 404 otherwise. SVHN lies there, at the second of two addresses."""
+    served, asked = {}, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            content = served.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *args):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    url = f"http://127.0.0.1:{http.server_address[1]}"
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setitem(official.URLS, "svhn", (f"{url}/gone", url))
+    http.served, http.asked = served, asked
+    yield http
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def test_svhn_is_downloaded_once_checked_and_prepared(make, root, server, bless, monkeypatch, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    content = make.mat(X=x.transpose(1, 2, 3, 0), y=np.array([[10], [4]], np.uint8))
+    path = bless(make.file(tmp_path / "test_32x32.mat", content))
+    monkeypatch.setitem(torchvision_sets().SVHN.split_list, "test", ["", path.name, make.md5(content)])
+    server.served["/test_32x32.mat"] = content[:-1]
+    with pytest.raises(DataError) as caught:  # the first address has nothing, the second another content
+        data.load("svhn", "test")
+    text = str(caught.value)
+    assert "the download of test_32x32.mat failed" in text and "404" in text and "expected" in text
+    assert f"test_32x32.mat (md5 {make.md5(content)}" in text and str(root / "svhn") in text
+    assert [p for p in root.rglob("*") if p.is_file()] == []
+    server.served["/test_32x32.mat"] = content
+    server.asked.clear()
+    with pytest.raises(DataError, match="download=False"):
+        data.load("svhn", "test", download=False)
+    assert server.asked == []
+    found = data.load("svhn", "test")
+    np.testing.assert_array_equal(found.images, x.transpose(0, 3, 1, 2))
+    assert found.labels.tolist() == [0, 4]
+    assert (root / "svhn" / "test_32x32.mat").read_bytes() == content
+    data.load("svhn", "test", size=16)
+    assert server.asked == ["/gone/test_32x32.mat", "/test_32x32.mat"]
+
+
+def test_celeba_comes_from_google_drive(make, root, bless, monkeypatch, tmp_path):
+    """torchvision's helper is replaced by one that writes drive[id], or fails as gdown does."""
+    picture, drive = make.colours(1, 178)[0], {}
+    parts = {"img_align_celeba/000001.jpg": make.encode(picture)}
+    made = (
+        bless(make.archive(tmp_path / "img_align_celeba.zip", parts)),
+        bless(make.file(tmp_path / "list_eval_partition.txt", "000001.jpg 0\n")),
+    )
+
+    def helper(file_id, folder, filename):
+        if file_id not in drive:
+            raise Exception("Cannot retrieve the public link of the file.\nmore lines")
+        (Path(folder) / filename).write_bytes(drive[file_id])
+
+    monkeypatch.setattr(torchvision_sets().utils, "download_file_from_google_drive", helper)
+    with pytest.raises(DataError, match=r"Google Drive.*Exception: Cannot retrieve the public link of the file\.\)"):
+        data.load("celeba")
+    drive[official.DRIVE["img_align_celeba.zip"]] = b"Quota exceeded"
+    with pytest.raises(DataError, match=r"download of img_align_celeba.zip failed \(Google Drive.*expected"):
+        data.load("celeba")
+    assert [p for p in root.rglob("*") if p.is_file()] == []
+    drive |= {official.DRIVE[path.name]: path.read_bytes() for path in made}
+    assert (data.load("celeba").images[0].transpose(1, 2, 0) == picture[0, 0]).all()
+
+
+def test_every_needed_file_has_its_checksums():
+    for name in official.FOLDERS:
+        for split in data.splits(name):
+            for file in official.needed(name, split):
+                md5, *sha256 = official.SUMS[file]
+                assert len(md5) == 32 and [len(s) for s in sha256] == ([] if name == "stanford_cars" else [64])

@@ -1,0 +1,208 @@
+"""Charts: every number given is drawn, in its place, under its name, with no text over it."""
+
+import numpy as np
+import pytest
+
+from agelib.plot import charts, images
+
+RNG = np.random.default_rng(0)
+HISTORY = [
+    {"stage": "train", "step": 50, "seconds": 1.0, "kl_real": 5.0, "kl_fake": 6.0, "l_x": 0.5, "l_z": 0.9},
+    {"stage": "train", "step": 100, "seconds": 2.0, "kl_real": 4.5, "kl_fake": 5.0, "l_x": 0.4, "l_z": 0.8},
+    {"stage": "tune", "step": 150, "seconds": 3.0, "kl_real": 4.4, "kl_fake": 4.75, "l_x": 0.3, "l_z": 0.7},
+]
+
+
+def lines(ax) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+
+
+def headings(figure) -> list[str]:
+    return [ax.get_title(loc="left") for ax in figure.axes]
+
+
+def legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_curves_show_both_divergences_their_gap_and_both_reconstructions():
+    bound = (4.38, "uniform")
+    floors = {"kl_real": bound, "kl_fake": bound, "var_real": (0, "none")}
+    figure = charts.learning_curves(HISTORY, floors=floors, ceilings={"l_z": (2, "worst")}, labels={"l_x": "squares"})
+    divergences, gap, l_x, l_z = figure.axes
+    # one line for two equal floors, and none for a column that isn't there
+    assert legend(divergences) == ["real: KL(e(x) ‖ Z)", "fake: KL(e(g(z)) ‖ Z)", "uniform 4.38", "tune"]
+    assert lines(divergences)["uniform 4.38"] == [4.38, 4.38] and lines(l_z)["worst 2"] == [2, 2]
+    assert lines(gap)["kl_fake - kl_real"] == pytest.approx([1.0, 0.5, 0.35])
+    assert lines(l_x)["squares"] == [0.5, 0.4, 0.3] and lines(l_z)["e(g(z)) against z"] == [0.9, 0.8, 0.7]
+    assert divergences.get_ylim()[0] < 4.38 and l_z.get_ylim()[1] > 2
+    for ax in figure.axes:  # the second stage begins after step 100
+        assert {line.get_label(): list(line.get_xdata()) for line in ax.lines}["tune"] == [100, 100]
+
+
+def test_a_history_may_be_text_with_gaps():
+    rows = [{key: str(value) for key, value in row.items()} | {"var_real": ""} for row in HISTORY]
+    rows[2]["var_real"] = "0.01"
+    drawn = [lines(ax) for ax in charts.learning_curves(rows).axes]
+    assert drawn[:2] + drawn[3:] == [lines(ax) for ax in charts.learning_curves(HISTORY).axes]
+    values = drawn[2].pop("real: e(x)")
+    assert np.isnan(values[:2]).all() and values[2] == 0.01 and list(drawn[2]) == ["tune"]  # late is not lost
+
+
+def test_curves_say_where_a_loss_stopped_being_finite():
+    rows = [row | {"l_x": value} for row, value in zip(HISTORY, (0.5, np.nan, np.inf), strict=True)]
+    panel = charts.learning_curves(rows).axes[2]
+    assert legend(panel) == ["g(e(x)) against x", "not finite at step 100", "tune"]
+    assert np.isfinite(panel.get_ylim()).all()
+
+
+def test_curves_keep_a_late_explosion_in_view_but_not_the_start():
+    rows = [{"step": i, "l_x": 1000.0 if i == 0 else 50.0 if i == 99 else 1.0} for i in range(100)]
+    low, high = charts.learning_curves(rows).axes[0].get_ylim()
+    assert low < 1 and 50 < high < 100
+
+
+@pytest.mark.parametrize(
+    ("row", "panels"),
+    [
+        ({"d_loss": 1.0, "g_loss": 2.0, "p_real": 0.5}, {"Adversarial losses, nats": ["discriminator", "generator"]}),
+        ({"neg_elbo": 5.0, "nll": 1.0, "kl": 2.0}, {"Bound of the likelihood": ["negative ELBO, nats an image"]}),
+        ({"l_1": 1.0, "loss": 2.0, "l_x": 1.0}, {"Reconstruction of images": ["g(e(x)) against x"],
+                                                 "Further losses": ["l_1", "loss"]}),
+    ],
+)  # fmt: skip
+def test_curves_of_the_rivals(row, panels):
+    figure = charts.learning_curves([{"step": i} | row for i in range(3)])
+    assert dict(zip(headings(figure), map(legend, figure.axes), strict=True)) == panels
+
+
+@pytest.mark.parametrize("history", [[], [{"step": 1, "seconds": 1}], [{"l_x": 1.0}]])
+def test_a_history_without_losses_is_refused(history):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        charts.learning_curves(history)
+
+
+def test_lines_have_names_scales_and_spreads():
+    here = {"a": ((1, 10), (2.0, 3.0), (0.1, 0.2)), "b": ((5,), (1.0,))}
+    (ax,) = charts.curves({"": here}, xlabel="x", ylabel="y", title="t", log_x=True, reference=(4.0, "ref")).axes
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "linear", "x", "y")
+    assert legend(ax) == ["a", "b", "ref"] and lines(ax)["a"] == [2, 3]
+    (whiskers,) = ax.containers[0].lines[2]
+    assert [s[:, 1].tolist() for s in whiskers.get_segments()] == [pytest.approx([1.9, 2.1]), pytest.approx([2.8, 3.2])]
+
+
+def test_a_logarithmic_axis_is_marked_where_it_was_measured():
+    (ax,) = charts.curves({"AIS": {"a": ((30, 100, 300), (1, 2, 3))}}, xlabel="T", log_x=True).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["30", "100", "300"] and ax.get_xscale() == "log"
+    figure = charts.curves({"": {"a": ((40, 70), (1, 2)), "b": ((60, 90), (1000, 2))}}, xlabel="s", log_x=True, log_y=True)
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    shown = [
+        text.get_text() for text in [*ax.get_xticklabels(which="both"), *ax.get_yticklabels(which="both")] if text.get_text()
+    ]  # fmt: skip
+    assert {"50", "80", "10", "100"} <= set(shown) and all(float(text) > 0 for text in shown)
+
+
+def test_six_lines_differ_and_a_seventh_is_refused():
+    here = {str(i): ((1, 2), (i, i)) for i in range(6)}
+    (ax,) = charts.curves({"AIS": here}, xlabel="T").axes
+    assert len({line.get_color() for line in ax.lines}) == len({line.get_marker() for line in ax.lines}) == 6
+    with pytest.raises(ValueError, match="at most 6 lines in 'AIS', got 7"):
+        charts.curves({"AIS": here | {"one more": ((1, 2), (0, 0))}}, xlabel="T")
+
+
+def test_a_legend_lies_over_no_line():
+    here = {f"a model with a long name {i}": ((1, 2, 3), (i, 9 - i, 5)) for i in range(6)}
+    figure = charts.curves({"one": here, "two": here}, xlabel="x")
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        drawn, heading = ax.get_legend().get_window_extent(), ax._left_title.get_window_extent()
+        assert ax.get_window_extent().y1 <= drawn.y0 and drawn.y1 <= heading.y0 + 2 and drawn.x1 <= figure.bbox.width
+
+
+def test_bars_stand_in_the_order_given_with_their_numbers():
+    (ax,) = charts.bars({"a": (2.0, 0.5), "b": (3.0, np.nan)}, xlabel="x", marked=("b",), reference=(1, "r")).axes
+    assert [patch.get_width() for patch in ax.patches] == [2, 3]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in ax.texts] == ["2.00", "3.00"] and legend(ax) == ["r"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
+
+
+def test_a_study_has_a_panel_a_question():
+    answers = {name: {"1": (10.0, 1.0), "a longer answer": (20.0, 2.0)} for name in "abcde"}
+    figure = charts.study(answers, ylabel="error", title="t", base=(15.0, "base"))
+    assert headings(figure) == list("abcde") and figure.texts[0].get_text() == "t; dashed: base"
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [10, 20]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["error", "", "", "", "error"]
+
+
+def test_a_confusion_matrix_in_percent():
+    (ax,) = charts.confusion(np.array([[0.9, 0.1], [0.25, 0.75]]), ["a", "b"]).axes
+    assert [text.get_text() for text in ax.texts] == ["90", "10", "25", "75"]
+    with pytest.raises(ValueError, match="number of"):
+        charts.confusion(np.eye(2), list("abc"))
+
+
+def test_points_put_ours_and_paper_on_one_line():
+    row = {"experiment": "inception_score", "model": "AGE", "dataset": "cifar10", "metric": "inception_score"}
+    rows = [row | {"paper": 5.9, "ours": 5.5, "std": 0.1, "comparable": True},
+            row | {"model": "ALI", "paper": np.nan, "ours": 5.0, "std": None, "comparable": None},
+            row | {"metric": "lost", "paper": 1.0, "ours": np.nan, "std": None, "comparable": False}]  # fmt: skip
+    figure = charts.points(rows)
+    (panel,) = figure.axes
+    assert headings(figure) == ["inception score (inception score)"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["AGE, cifar10", "ALI, cifar10"]
+    marks = [(x, y, line.get_marker()) for line in panel.lines for x, y in line.get_xydata() if np.isfinite(x)]
+    assert {(5.5, 0, "o"), (5.9, 0, "D"), (5.0, 1, "o")} <= set(marks) and [m[2] for m in marks].count("D") == 1
+    with pytest.raises(ValueError, match="no row"):
+        charts.points(rows[2:])
+
+
+def test_surfaces_share_one_scale():
+    x, y = np.linspace(0, 1, 3), np.linspace(2, 4, 2)
+    figure = charts.surfaces({"a": np.ones((2, 3)), "b": np.full((2, 3), 5)}, x, y, xlabel="x", ylabel="y", marks=[(1, 3)])
+    assert headings(figure)[:2] == ["a", "b"]
+    for ax in figure.axes[:2]:
+        assert ax.images[0].get_clim() == (0, 5) and list(ax.images[0].get_extent()) == [0, 1, 2, 4]
+        assert ax.lines[0].get_xydata().tolist() == [[1, 3]]
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), got a: \(3, 2\)"):
+        charts.surfaces({"a": np.ones((3, 2))}, x, y, xlabel="", ylabel="")
+
+
+def test_the_sphere_is_drawn_by_its_angles():
+    rgb = np.zeros((3, 4, 3), np.uint8)
+    rgb[1, 2] = (0, 200, 0)
+    theta, phi = np.linspace(0, np.pi, 3), np.linspace(0, 2 * np.pi, 4)
+    figure = charts.sphere_map(theta, phi, RNG.normal(size=(3, 4, 2)), rgb)
+    assert headings(figure)[:3] == ["colour", "mean a", "mean b"]
+    image = figure.axes[0].get_images()[0]
+    assert np.array_equal(image.get_array(), rgb) and tuple(image.get_extent()) == (0, 360, 180, 0)
+    with pytest.raises(ValueError, match="3 x 4 codes"):
+        charts.sphere_map(theta, phi, np.zeros((4, 3, 2)), rgb)
+
+
+def test_clouds_hold_every_point_and_ring_the_modes():
+    points = {"a": RNG.normal(size=(7, 2)), "b": RNG.normal(size=(5, 2))}
+    figure = charts.clouds(points, [[1, 2], [3, 4]], span=1.1)
+    assert headings(figure) == ["a", "b"] and figure.axes[0].get_xlim() == (-1.1, 1.1)
+    drawn, rings = figure.axes[1].get_lines()
+    assert np.array_equal(drawn.get_xydata(), points["b"]) and rings.get_xydata().tolist() == [[1, 2], [3, 4]]
+
+
+SIGN = "costs $5, \\bad{$"  # matplotlib refuses it as mathematics
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: images.grid(np.zeros((1, 1, 8, 8)), title=SIGN),
+        lambda: images.figure3(np.zeros((1, 1, 8, 8)), {SIGN: np.zeros((1, 1, 8, 8))}),
+        lambda: charts.curves({SIGN: {SIGN: ((1, 2), (1, 2))}}, xlabel=SIGN, reference=(1, SIGN)),
+        lambda: charts.bars({SIGN: (1, 0)}, xlabel=SIGN, title=SIGN),
+        lambda: charts.study({SIGN: {SIGN: (1, 0)}}, ylabel=SIGN, title=SIGN, base=(1, SIGN)),
+        lambda: charts.points([{"experiment": SIGN, "model": SIGN, "dataset": SIGN, "metric": SIGN, "ours": 1.0}]),
+    ],
+)
+def test_a_dollar_sign_is_a_plain_sign(figure):
+    figure().draw_without_rendering()

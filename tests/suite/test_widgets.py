@@ -1,0 +1,167 @@
+"""The sliders without a browser, and with what a browser's sliders do: what moves what, what is painted, what an upload
+may be."""
+
+import io
+import math
+from datetime import datetime
+from types import SimpleNamespace
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import agelib
+from agelib import conditional
+from suite import widgets
+
+RNG = np.random.default_rng(0)
+PICTURE, TARGET = RNG.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+
+
+class Painter(torch.nn.Module):
+    """A generator whose colour is the code's first two coordinates; keeps the last code that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.M, self.strength = 3, torch.nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, z, L):
+        self.seen = z[0].tolist()
+        return self.strength * z[:, :2, None, None].expand(-1, -1, *L.shape[2:])
+
+
+class Browser:
+    """A front end `late` moves behind: a slider that the kernel sets is rounded to its step, by noUiSlider's arithmetic on
+    percents, and what came out different is sent back."""
+
+    def __init__(self, sliders, late: int):
+        self.sliders, self.late, self.queue, self.mine = sliders, late, [], False
+        for slider in sliders:
+            slider.observe(self.was_set, "value")
+
+    def rounded(self, slider, value: float) -> float:
+        span = slider.max - slider.min
+        percent, step = (value - slider.min) * 100 / span, slider.step * 100 / span
+        value = math.floor(percent / step + 0.5) * step * span / 100 + slider.min
+        return round(value) if isinstance(slider, ipywidgets.IntSlider) else value
+
+    def was_set(self, change) -> None:
+        back = self.rounded(change.owner, change.new)
+        if back != change.new:
+            self.queue.append([self.late, change.owner, back])
+
+    def move(self, i: int, value: float) -> None:
+        self.sliders[i].value = value
+        for waiting in self.queue:
+            waiting[0] -= 1
+        self.deliver(0)
+
+    def deliver(self, at_most: int) -> None:
+        for _ in range(1000):
+            due = [waiting for waiting in self.queue if waiting[0] <= at_most]
+            if not due:
+                return
+            self.queue.remove(due[0])
+            due[0][1].value = due[0][2]
+        raise AssertionError("kernel and browser never agree")
+
+
+def show(model=None) -> SimpleNamespace:
+    if model is None:
+        torch.manual_seed(0)
+        nets = {"g": Painter(), "e": conditional.ColorEncoder(32, width=4)}
+        model = agelib.Model("conditional", conditional.Config(), PICTURE.shape, nets)
+    angles, axes, buttons, said, cards = widgets.colorizer(model, PICTURE, TARGET).children
+    views = [card.children[0] for card in cards.children]
+    sliders = [*angles.children, *axes.children]
+    return SimpleNamespace(sliders=sliders, buttons=buttons.children, said=said, views=views, g=model.g)
+
+
+def shown(view) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(view.value)).convert("RGB")).transpose(2, 0, 1)
+
+
+def at(polar: float, azimuth: float) -> list[float]:
+    polar, azimuth = math.radians(polar), math.radians(azimuth)
+    return [math.sin(polar) * math.cos(azimuth), math.sin(polar) * math.sin(azimuth), math.cos(polar)]
+
+
+@pytest.mark.parametrize(
+    "turns, z, angles",
+    [
+        ([(0, 0.0)], [0, 0, 1], [0, 0]),
+        ([(1, 90.0)], [0, 1, 0], [90, 90]),
+        ([(4, 0.6)], [0.8, 0, 0.6], [53.1301, 0]),
+        ([(4, 1.0), (4, 0.0)], [0.5**0.5, 0.5**0.5, 0], [90, 45]),  # from the pole the way is open: both get the same
+        ([(0, 0.0), (1, 200.0), (0, 90.0)], at(90, 200), [90, 200]),  # an azimuth given at the pole is kept
+        ([(1, 200.0), (4, 1.0), (0, 90.0)], at(90, 200), [90, 200]),
+        ([(1, 360.0)], [1, 0, 0], [90, 360]),
+    ],
+)
+def test_a_code_by_its_angles_and_its_coordinates(turns, z, angles):
+    code = widgets.Code()
+    for i, value in turns:
+        code.turn(i, value)
+    assert code.values == pytest.approx(angles + z, abs=1e-4)
+
+
+def test_controls_follow_the_code_and_the_picture_is_painted_by_it():
+    parts = show()
+    assert np.array_equal(shown(parts.views[0]), PICTURE)
+    parts.sliders[1].value = 90
+    assert [slider.value for slider in parts.sliders] == [90, 90, 0, 1, 0]
+    ab = np.zeros((1, 1, 2, 32, 32), np.float32) + np.float32([0, 33])[:, None, None]
+    assert np.abs(shown(parts.views[2]).astype(int) - conditional.pictures(PICTURE[None], ab)[0][0, 0]).max() <= 1
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+@pytest.mark.parametrize(
+    "slider, path",
+    [(0, range(90, 12, -3)), (1, range(3, 175, 3)), (1, [120]), (2, np.arange(63, -40, -3) / 64), (4, [0.3])],
+    ids=["polar drag", "azimuth drag", "azimuth typed", "coordinate drag", "coordinate typed"],
+)
+def test_a_browser_that_sends_back_what_it_rounds_moves_nothing(slider, path, late):
+    parts = show()
+    parts.sliders[0].value, parts.sliders[1].value = 67, 31
+    browser = Browser(parts.sliders, late)
+    for value in path:
+        browser.move(slider, value)
+    browser.deliver(late)
+    want = widgets.Code(67, 31)
+    for value in path:
+        want.turn(slider, value)
+    assert parts.g.seen == pytest.approx(want.z.tolist(), abs=1e-6)
+    assert want.values[slider] == path[-1]
+    for control, value in zip(parts.sliders, want.values, strict=True):
+        assert abs(control.value - value) <= control.step / 2
+
+
+@pytest.mark.parametrize("share, moves", [(0.49, False), (-0.49, False), (0.51, True)])
+def test_a_change_within_half_a_step_of_the_code_is_none(share, moves):
+    parts = show()
+    parts.sliders[1].value = 40
+    before = parts.views[2].value
+    exact = at(90, 40)[1]
+    parts.sliders[3].value = exact + share / 64
+    assert (parts.g.seen[1] != pytest.approx(exact, abs=1e-6)) == moves == (parts.views[2].value != before)
+
+
+def test_uploads_replace_picture_and_target_and_what_is_no_image_is_named():
+    parts = show()
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (40, 60), dtype=np.uint8)).save(buffer, "png")
+    about = {"type": "image/png", "size": 1, "last_modified": datetime.now()}
+    before = [view.value for view in parts.views]
+    parts.buttons[0].value = (about | {"name": "mine.png", "content": buffer.getvalue()},)
+    assert parts.said.value == "mine.png: grey: it has lightness but no colours; 60 x 40 squashed to 32 x 32"
+    assert parts.views[0].value != before[0] and parts.views[3].value == before[3]
+    parts.buttons[1].value = (about | {"name": "notes.jpg", "content": b"no picture"},)
+    assert "notes.jpg: not a readable image" in parts.said.value and parts.views[3].value == before[3]
+
+
+def test_other_dimensions_have_no_sliders():
+    nets = conditional.build(conditional.Config(M=5, width=4, e_width=4, n_blocks=1), PICTURE.shape)
+    with pytest.raises(ValueError, match="the sliders are for M = 3, the model has M = 5"):
+        show(agelib.Model("conditional", conditional.Config(M=5), PICTURE.shape, nets))

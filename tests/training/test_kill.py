@@ -1,0 +1,106 @@
+"""Trainings killed by SIGKILL at any moment and started again end as those that never were, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fit_worker import train
+
+from agelib.model import METHODS
+from agelib.training import checkpoint, fit
+
+HERE = Path(__file__).resolve().parents[1]
+KEPT = {"checkpoint_every_s": 0.0, "snapshots": 3}
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A function (variant, folder, what differs) -> its process's id; `run.ended()` waits and returns the exit status."""
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, HERE / "fit_worker.py"]
+    worker = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def number():
+        return int(next(line for line in worker.stdout if line.strip().removeprefix("-").isdigit()))
+
+    def run(variant, folder, **more):
+        print(json.dumps([variant, str(folder), KEPT | more]), file=worker.stdin, flush=True)
+        return number()
+
+    run.ended = number
+    yield run
+    worker.stdin.close()
+    assert worker.wait(60) == 0
+
+
+def wait_for(step, folder):
+    deadline = time.monotonic() + 60
+    while not (files := checkpoint.list_files(folder)) or int(files[-1].name[5:14]) < step:
+        assert time.monotonic() < deadline, f"no checkpoint of step {step}"
+        time.sleep(0.002)
+
+
+def tensors(folder):
+    """Every tensor of the finished weights and of the kept snapshots."""
+    files = [folder / fit.MODEL, *sorted((folder / fit.SNAPSHOTS).iterdir())]
+    states = {path.name: checkpoint.load_model(path)[0] for path in files}
+    return {(f, m, k): v for f, state in states.items() for m, module in state.items() for k, v in module.items()}
+
+
+def rows(folder):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in fit.read_history(folder / fit.HISTORY)]
+
+
+def check(run, variant, tmp_path, **more):
+    """Train in one folder undisturbed, in another with two kills; all that is left must be equal."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(variant, whole, **more)
+    assert run.ended() == 0
+    chance = random.Random(variant)
+    for at in (chance.randint(1, 6), chance.randint(8, 13)):
+        process = run(variant, killed, **more)
+        wait_for(at, killed)
+        time.sleep(chance.random() * 0.02)
+        os.kill(process, signal.SIGKILL)
+        assert run.ended() == -signal.SIGKILL, "it ended before it could be killed"
+    run(variant, killed, **more)
+    assert run.ended() == 0
+    a, b = tensors(whole), tensors(killed)
+    assert a.keys() == b.keys() and len({file for file, _, _ in a}) == 4
+    assert not [key for key in a if not torch.equal(a[key], b[key])]
+    assert rows(whole) == rows(killed) and len(rows(whole)) >= 3
+    assert not [path for path in killed.rglob(".*") if path.name != ".lock"]
+
+
+@pytest.mark.parametrize(
+    "variant", [*METHODS, "age, bf16", "age, stabilised", "ali, stabilised", "ali, maxout", "classifier"]
+)
+def test_a_killed_training_ends_with_the_same_weights(run, variant, tmp_path):
+    check(run, variant, tmp_path)
+
+
+def test_a_killed_second_stage_ends_with_the_same_weights(run, tmp_path):
+    first = train("age, stabilised", tmp_path / "first", max_steps=3)
+    check(run, "age, stabilised", tmp_path, start=str(first.folder))
+    last = rows(tmp_path / "killed")[-1]
+    assert (last["stage"], last["step"]) == ("finetune", 3 + 16)
+
+
+def test_a_second_process_on_a_folder_is_refused_and_a_killed_one_frees_it(run, tmp_path):
+    process = run("regression", tmp_path, max_steps=100_000)
+    wait_for(1, tmp_path)
+    try:
+        with pytest.raises(fit.Busy, match=f"{tmp_path}: another process is training here"):
+            train("regression", tmp_path, max_steps=100_000)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        run.ended()
+    with pytest.raises(fit.ConfigMismatch, match="n_steps was 100000, is 5"):  # no longer busy
+        train("regression", tmp_path, max_steps=5)

@@ -1,0 +1,140 @@
+"""What a method hands to the loop, and the hardware it runs on."""
+
+import platform
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from agelib.training import hardware
+from agelib.training.progress import Progress
+from agelib.training.step import Averages, Step, check_config, halved, set_lr, stabiliser, stabilisers
+
+
+def test_the_rate_is_set_on_every_optimizer_and_asked_for_by_epoch_and_length():
+    nets = {name: nn.Linear(1, 1) for name in "ge"}
+    optimizers = {name: torch.optim.Adam(net.parameters(), lr=torch.tensor(1.0)) for name, net in nets.items()}
+    asked = []
+    step = Step(lambda x: {}, nets, optimizers, lambda *at: asked.append(at) or 1 / (1 + at[0]))
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers.values()]
+    step.set_lr(0.5, 4)
+    assert asked == [(0.5, 4)] and [rate.item() for rate in rates] == pytest.approx([2 / 3] * 2)
+    assert all(o.param_groups[0]["lr"] is rate for o, rate in zip(optimizers.values(), rates, strict=True))  # in place
+    Step(lambda x: {}, nets, optimizers).set_lr(9, 4)
+    assert rates[0].item() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("saved_on_device", [True, False])
+def test_an_optimizers_state_is_taken_up_where_its_rate_is_another_kind(saved_on_device):
+    """A checkpoint of a GPU, whose rate is a tensor, on a CPU, where it is a number; and the other way round."""
+
+    def made(on_device, lr):
+        rate = torch.tensor(lr) if on_device else lr
+        return torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=rate, fused=True, capturable=on_device)
+
+    saved, here = made(saved_on_device, 0.25), made(not saved_on_device, 0.5)
+    step = Step(lambda x: {}, {}, {"g": here})
+    rate = here.param_groups[0]["lr"]
+    step.load_optimizer("g", saved.state_dict())
+    (group,) = here.param_groups
+    assert group["capturable"] is not saved_on_device and float(group["lr"]) == 0.25
+    assert isinstance(group["lr"], torch.Tensor) is not saved_on_device
+    assert group["lr"] is rate or saved_on_device  # a recorded update reads this very tensor
+    set_lr(group, 0.125)
+    assert float(group["lr"]) == 0.125
+
+
+def test_the_rate_halves_at_the_start_of_the_epoch_before_each_multiple():
+    assert [halved(1.0, epoch, 3) for epoch in (0, 1.99, 2, 4.5, 5)] == [1, 1, 0.5, 0.5, 0.25]
+    assert halved(1.0, 1000, 0) == 1.0
+
+
+def test_averages_follow_buffers_too_copy_counters_and_take_no_gradients():
+    net = nn.BatchNorm1d(2)
+    averages = Averages({"g": net, "e": net}, {"g": 0.75, "e": 0.0})
+    assert list(averages.modules) == ["g_ema"]
+    net(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))  # running mean 0.1 (2, 4), one batch counted
+    net.weight.data.fill_(5.0)
+    averages.update()
+    average = averages.modules["g_ema"]
+    torch.testing.assert_close(average.running_mean, 0.25 * torch.tensor([0.2, 0.4]))
+    assert average.weight.tolist() == [2.0, 2.0] and average.num_batches_tracked == 1
+    assert not any(p.requires_grad for p in average.parameters())
+
+
+@dataclass(frozen=True)
+class Config:
+    n: int = 1
+    share: float = 0.5
+    word: str = "a"
+    on: bool = False
+    maybe: float | None = None
+    extra: float = stabiliser(0.0, "extra {:g}")
+    control: bool = stabiliser(True, "no control")
+
+    def __post_init__(self):
+        check_config(self, above={"maybe": 0}, least={"n": 1}, shares=("share",), choices={"word": ("a", "b")})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 1.5}, "n must be int, is 1.5"),
+        ({"n": True}, "n must be int, is True"),
+        ({"n": None}, "n must be int, is None"),
+        ({"n": 0}, "n must be at least 1, is 0"),
+        ({"share": "0.5"}, "share must be float, is '0.5'"),
+        ({"share": float("nan")}, "share must be finite, is nan"),
+        ({"share": 1.0}, "share must be at least 0 and below 1, is 1.0"),
+        ({"maybe": float("inf")}, "maybe must be finite, is inf"),
+        ({"maybe": 0.0}, "maybe must be above 0, is 0.0"),
+        ({"on": 1}, "on must be bool, is 1"),
+        ({"word": "c"}, "unknown word 'c'; valid: a, b"),
+        ({"word": ["a"]}, r"word must be str, is \['a'\]"),
+        ({"extra": -float("inf")}, "extra must be finite, is -inf"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value(settings, message):
+    with pytest.raises(ValueError, match=f"Config: {message}"):
+        Config(**settings)
+
+
+def test_whole_numbers_are_floats_and_what_is_switched_on_is_said():
+    assert stabilisers(Config(share=0, maybe=None)) == ""
+    assert stabilisers(Config(extra=0.5, control=False, n=7)) == "extra 0.5, no control"
+
+
+def test_devices_and_precisions_that_there_are_not():
+    for bad in ("gpu0", "tpu?", ""):
+        with pytest.raises(ValueError, match=f"unknown device '{bad}'".replace("?", r"\?")):
+            hardware.choose_device(bad)
+    assert hardware.choose_device("cpu").type == "cpu" and hardware.choose_device().type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="unknown precision 'fp8'; valid: auto, fp32, bf16"):
+        hardware.choose_precision("fp8", "cpu")
+    expected = "bf16" if hardware.bf16_in_hardware("cpu") else "fp32"
+    assert hardware.choose_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_forward_pass_alone_has_the_precision(precision, dtype):
+    layer = nn.Linear(3, 3)
+    with hardware.autocast("cpu", precision):
+        assert layer(torch.ones(1, 3)).dtype == dtype
+    assert layer(torch.ones(1, 3)).dtype == layer.weight.dtype == torch.float32
+
+
+def test_freed_activations_are_kept_with_glibc_alone(monkeypatch):
+    kept = hardware.keep_activations()
+    assert kept == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setattr(hardware.platform, "libc_ver", lambda: ("musl", "1"))
+    assert not hardware.keep_activations() and not hardware.settle_default()
+    monkeypatch.undo()
+    assert hardware.settle_default() == kept and hardware.keep_activations() == kept
+
+
+def test_the_last_line_of_the_progress_is_printed_where_nobody_watches(capsys):
+    progress = Progress(every_s=0.0)
+    progress.show(lambda: "half")
+    progress.done("all")
+    assert capsys.readouterr().out == "all\n"
