@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -18,6 +19,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 ROOT = Path(__file__).resolve().parents[1]
+GIVEN = ("out_dir", "needs", "results_dir")  # parameters that the runner sets, never a profile
 PATHS = ("out_dir", "results_dir", "needs", "picture", "target", "question")  # parameters that hold files and folders
 _LITERALS = (bool, int, float, str, list, dict, tuple, type(None))
 _JUPYTER = {"In", "Out", "exit", "quit"}
@@ -66,14 +68,23 @@ def check(
             _try(each, at)
         return checked.model_copy(update=settled)
     except ValidationError as error:
-        valid = ", ".join(name for name in declared if name not in ("out_dir", "needs", "results_dir"))
-        told = {"extra_forbidden": f"no such parameter; valid: {valid}", "missing": "is missing"}
-        lines = [f"{'.'.join(map(str, e['loc']))}: {told.get(e['type'], e['msg'])}" for e in error.errors()]
-        got = [f" (got {e['input']!r})"[:80] if e["type"] not in told else "" for e in error.errors()]
-        problem = "; ".join(map("".join, zip(lines, got, strict=True)))
+        problem = told(error, lambda _: [name for name in declared if name not in GIVEN])
     except (ValueError, TypeError) as error:
         problem = str(error)
     raise ParameterError(f"{where}: {problem}")
+
+
+def told(error: ValidationError, valid: Callable[[str], Iterable[str]]) -> str:
+    """pydantic's errors in a line: each place, what is wrong there, the value. valid: place -> the names that would do."""
+    lines = []
+    for each in error.errors():
+        place = ".".join(str(part) for part in each["loc"] if part != "[key]")
+        if each["type"] == "extra_forbidden":
+            lines.append(f"{place}: there is no such name; valid: {', '.join(valid(place))}")
+        else:
+            got = "" if each["type"] == "missing" else f" (got {each['input']!r})"[:80]
+            lines.append(f"{place}: {each['msg'].removeprefix('Value error, ')}{got}".removeprefix(": "))
+    return "; ".join(lines)
 
 
 def label(name: str) -> str:
@@ -122,11 +133,11 @@ def _try(settings: dict[str, Any], at: str) -> None:
     """ValueError beginning with `at` unless a method takes `settings`: theirs; without one AGE, or else conditional AGE."""
     from agelib.model import settings_of
 
-    methods = [settings["method"]] if "method" in settings else ["conditional", "age"]
-    for method in methods:
+    problems = []
+    for method in [settings["method"]] if "method" in settings else ["age", "conditional"]:
         try:
             settings_of(method, {name: value for name, value in settings.items() if name != "method"})
             return
         except (ValueError, TypeError) as error:
-            problem = f"{at}: {error}"
-    raise ValueError(problem)
+            problems.append(str(error))
+    raise ValueError(f"{at}: {'; '.join(dict.fromkeys(problems))}")

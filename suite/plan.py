@@ -36,11 +36,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from suite import params as parameters
-from suite.params import ROOT
+from suite.params import GIVEN, ROOT
 
 SUMMARY, SUMMARY_NOTEBOOK = "summary", "99_summary"
 RECIPES = ROOT / "config" / "recipes.yaml"
-GIVEN = ("out_dir", "needs", "results_dir")  # parameters that the runner sets, never a profile
 _KINDS = {kind.__name__: kind for kind in (int, float, bool, str, list, dict)}
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -150,7 +149,8 @@ def read(path: str | os.PathLike) -> Plan:
     try:
         plan = Plan.model_validate(raw)
     except ValidationError as error:
-        raise PlanError(f"{path}: {'; '.join(map(_told, error.errors()))}") from None
+        told = parameters.told(error, lambda place: (RunSpec if place.startswith("runs.") else Plan).model_fields)
+        raise PlanError(f"{path}: {told}") from None
     for name, spec in plan.runs.items():
         where = f"{path}: run {name}"
         if name == SUMMARY:
@@ -165,16 +165,6 @@ def read(path: str | os.PathLike) -> Plan:
     except graphlib.CycleError as error:
         raise PlanError(f"{path}: runs need each other in a circle: {' -> '.join(reversed(error.args[1]))}") from None
     return plan.model_copy(update={"runs": {name: plan.runs[name] for name in order}})
-
-
-def _told(error: Any) -> str:
-    """One error of pydantic in words: the place, what is wrong, the value."""
-    place = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    if error["type"] == "extra_forbidden":
-        valid = (RunSpec if place.startswith("runs.") else Plan).model_fields
-        return f"{place}: unknown key; valid: {', '.join(valid)}"
-    got = "" if error["type"] == "missing" else f" (got {error['input']!r})"[:80]
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}{got}".removeprefix(": ")
 
 
 # ------------------------------------------------------------------------------------------------------ recipes

@@ -35,7 +35,7 @@ def test_good_values_come_back_frozen_with_their_recipes_resolved():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lrr": 1}, "lrr: no such parameter; valid: seed, lr, limit"),
+        ({"lrr": 1}, "lrr: there is no such name; valid: seed, lr, limit"),
         ({"seed": None}, "seed: Input should be a valid integer (got None)"),
         ({"seed": 1.0}, "seed: "), ({"seed": True}, "seed: "), ({"seed": "1"}, "seed: "),
         ({"seed": -1}, "seed: must be from 0 to 2**32 - 1, is -1"),
@@ -71,7 +71,7 @@ def test_a_bad_value_is_named_in_one_line(change, message):
 def test_every_problem_is_listed():
     with pytest.raises(params.ParameterError, match="(?s)seed: .*; lrr: .*|lrr: .*; seed: .*"):
         params.check(KINDS, GOOD | {"seed": "x", "lrr": 1})
-    with pytest.raises(params.ParameterError, match="seed: is missing"):
+    with pytest.raises(params.ParameterError, match="seed: Field required"):
         params.check(KINDS, {k: v for k, v in GOOD.items() if k != "seed"})
 
 
@@ -84,7 +84,7 @@ def test_a_notebooks_globals_are_read():
     namespace["n"] = 5  # a later cell's variable, when the cell is run again
     assert params.read(namespace).seed == 3
     injected = {"__annotations__": {"seed": int}, "seed": 3, "sed": 4}
-    with pytest.raises(params.ParameterError, match="sed: no such parameter; valid: seed"):
+    with pytest.raises(params.ParameterError, match="sed: there is no such name; valid: seed"):
         params.read(injected)
 
 

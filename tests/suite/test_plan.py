@@ -75,7 +75,7 @@ def test_time_of_runs_side_by_side(tmp_path):
         ("  a: {notebook: n, minutes: 1, needs: [z]}\n", "run a: needs 'z', which is none of: a"),
         ("  a: {notebook: n, minutes: 1, needs: b}\n", "runs.a.needs: "),
         ("  a: {notebook: n, minutes: 1, needs: [1]}\n", "runs.a.needs.0: "),
-        ("  a: {notebook: n, minutes: 1, need: []}\n", "runs.a.need: unknown key; valid: minutes, gpu_minutes, "),
+        ("  a: {notebook: n, minutes: 1, need: []}\n", "runs.a.need: there is no such name; valid: minutes, gpu_minutes, "),
         ("  a: {notebook: n, minutes: 1}\n  a: {notebook: n, minutes: 1}\n", "line 6: 'a' is there twice"),
         ("  a: {notebook: n, minutes: 1, params: {lr: 1, lr: 2}}\n", "'lr' is there twice"),
         ("  a: {notebook: n, minutes: 1, params: {out_dir: x}}\n", "run a: the runner sets out_dir"),
@@ -113,7 +113,7 @@ def test_a_wrong_profile_is_refused_in_one_line(tmp_path, runs, message):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("profile: p\nabout: x\nminutes: 1\ntitle: x\n", "title: unknown key; valid: minutes, gpu_minutes, profile, about"),
+        ("profile: p\nabout: x\nminutes: 1\ntitle: x\n", "title: there is no such name; valid: minutes, "),
         ("profile: ../p\nabout: x\nminutes: 1\n", r"profile: .*\.\./p"),
         ("profile: p\nabout: [x]\nminutes: 1\n", "about: "),
         ("profile: p\nabout: x\n", "give minutes"),
@@ -137,7 +137,7 @@ def test_files_that_are_no_profiles_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("params_", "message"),
     [
-        ("{lrr: 1}", "no such parameter; valid: from_runs, lr, seed, models"), ("{lr: text}", "lr: "),
+        ("{lrr: 1}", "there is no such name; valid: from_runs, lr, seed, models"), ("{lr: text}", "lr: "),
         ("{lr: .nan}", "lr: must be finite"), ("{seed: -1}", "seed: must be from 0"), ("{seed: 1.5}", "seed: "),
         ("{seed: 1208925819614629174706176}", "seed: "), ("{models: {../x: {}}}", "'../x' is no label"),
         ("{models: {x: {method: non}}}", "models.x: unknown method 'non'; valid: age, conditional"),
