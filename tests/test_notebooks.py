@@ -71,15 +71,7 @@ def test_the_parameter_cell_is_first_typed_explained_and_its_defaults_are_valid(
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_profiles_hold_what_the_notebooks_and_methods_accept(path):
     profile = plan.read(path)
-    books = plan.notebooks_of(profile, NOTEBOOKS)
-    plan.check(profile, books, path)
-    for name, spec in profile.runs.items():
-        values = params.check(books[name].kinds, books[name].defaults | spec.params).model_dump()
-        models = {label: dict(s) for key in ("models", "rivals") for label, s in (values.get(key) or {}).items()}
-        models |= {"age": values["age"]} if "age" in values else {}
-        for label, settings in models.items():
-            method = settings.pop("method", "conditional" if spec.notebook.startswith("02") else "age")
-            settings_of(method, settings), label
+    assert set(plan.check(profile, plan.notebooks_of(profile, NOTEBOOKS), path, settings=True)) == set(profile.runs)
 
 
 def test_the_digits_are_trained_with_the_same_settings_wherever_they_are_the_example():
