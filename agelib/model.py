@@ -96,7 +96,8 @@ class Model:
     @property
     def steps(self) -> list[int]:
         """The iterations of the kept snapshots, which `at` takes."""
-        return sorted(int(path.stem) for path in (self.folder / SNAPSHOTS).glob("*.safetensors")) if self.folder else []
+        kept = (self.folder / SNAPSHOTS).glob("*.safetensors") if self.folder else ()
+        return sorted(int(path.stem) for path in kept if path.stem.isdecimal())
 
     def at(self, step: int) -> Model:
         """The model as it was after `step` iterations of its last stage, one of `steps`."""
@@ -176,7 +177,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(schedule.seed)  # the CPU's alone
         nets = METHODS[method].build(config, shape, lambda n: torch.from_numpy(batch[:n].mean(0) / 127.5 - 1))
-    nets = {name: net.to(device, memory_format=torch.channels_last) for name, net in nets.items()}
+    nets = {name: net.to(device, memory_format=_memory_format(config)) for name, net in nets.items()}
     about = {"method": method, "config": asdict(config), "shape": list(shape)}
     if before is not None:
         try:
@@ -185,7 +186,8 @@ def train(
         except (KeyError, RuntimeError) as error:
             what = f"{before.label} in {before.folder}: its networks are not those of {method} with these settings"
             raise ValueError(f"start: {what}: {checkpoint.short(error)}") from error
-        about["start"] = checkpoint.checksum(nets["g"].state_dict())
+        weights = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+        about["start"] = checkpoint.checksum(weights)
     step = METHODS[method].make_step(nets, config)
     stages = {"stage": "train" if before is None else "finetune", "history": before.history if before else ()}
     defaults = {"config": asdict(METHODS[method].Config())}
@@ -212,6 +214,8 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Model:
         if about["method"] not in METHODS:
             raise ValueError(f"its method is {about['method']!r}; this version has {', '.join(METHODS)}")
         module, shape = METHODS[about["method"]], tuple(about["shape"])
+        if len(shape) != 3:
+            raise ValueError(f"its shape is {shape}")
         if unknown := sorted(set(about["config"]) - {f.name for f in dataclasses.fields(module.Config)}):
             raise ValueError(f"its config has {', '.join(unknown)}, which this version does not know")
         config = module.Config(**about["config"])
@@ -220,13 +224,23 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Model:
         nets |= {f"{name}_ema": copy.deepcopy(nets[name]) for name in [*nets] if f"{name}_ema" in states}
         for name, net in nets.items():
             net.load_state_dict(states[name])
-            net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            net.to(device, memory_format=_memory_format(config)).eval().requires_grad_(False)
+        if unknown := sorted(set(states) - set(nets)):
+            raise ValueError(f"it has networks {', '.join(unknown)}, which {about['method']} does not know")
         known = {"n_steps": facts["step"], "n_epochs": facts["epoch"], "seconds": facts["seconds"]}
         known |= {"trained_on": facts["device"], "precision": about["precision"]}
+        kinds = {"n_steps": int, "n_epochs": int | float, "seconds": int | float, "trained_on": str, "precision": str}
+        if odd := [f"{key} is {known[key]!r}" for key, kind in kinds.items() if not isinstance(known[key], kind)]:
+            raise TypeError(odd[0])
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise checkpoint.CheckpointError(f"{path}: not a model of this version: {checkpoint.short(error)}") from error
     folder = path.parent if path.name == MODEL else None
     return Model(about["method"], config, shape, nets, folder, device=device, about=about, **known)
+
+
+def _memory_format(config: Any) -> torch.memory_format:
+    """Channels last, but around the fully connected decoder, whose small encoder gains nothing from it."""
+    return torch.contiguous_format if getattr(config, "nets", "") == "decoder" else torch.channels_last
 
 
 def settings_of(method: str, settings: dict[str, Any]) -> tuple[Any, Schedule]:

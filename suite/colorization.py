@@ -7,7 +7,7 @@ The paper gives no number for colorization: all of these are the suite's own. ab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,42 +16,29 @@ import agelib
 from agelib import conditional, sphere
 from agelib.data.standins import cars
 from agelib.metrics import colors
+from suite.rows import Rows, make, values
 
 RECALL_LEAST = 0.05  # a mode counts as recalled on an image from this share of its codes
 HELD = 0.9  # mode recall of AGE below which the claim has failed
 FEWEST = 14  # held-out images: 8 lend colours and 6 take them in Figure 4 (b)
-OTHERS = "other images' colours"
+OTHERS, RIVAL = "other images' colours", "pix2pix + noise"
 SPREAD, R2, RECALL = "ab std per pixel", "R2 of colour by z", "mode recall"
+APART, M3 = "mean |difference| of a and b, Lab units", "Hasler and Suesstrunk M3, 0..255 RGB"
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What is known of embedded `cars`. body: (N, H, W) bool, where to look; ab: (n, 2) true body colours of held-out cars;
-    modes: (m, 2) and weights (m,) of the mixture they were drawn from."""
-
-    body: np.ndarray
-    ab: np.ndarray
-    modes: np.ndarray
-    weights: np.ndarray
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Images to paint. images: uint8 (N, 3, H, W); lightness: theirs, uint8 (N, 1, H, W); own: their ab, (N, 2, H, W)."""
+class HeldOut(NamedTuple):
+    """Images to paint. images: uint8 (N, 3, H, W); lightness: theirs, uint8 (N, 1, H, W); own: their ab, (N, 2, H, W). Of
+    embedded `cars` also body: (N, H, W) bool, where a picture's mean colour is taken (None: everywhere); true: (N, 2), the
+    ab which that body was given, drawn from the mixture of cars.MODES."""
 
     images: np.ndarray
     lightness: np.ndarray
     own: np.ndarray
-    truth: Truth | None
-
-    @property
-    def body(self) -> np.ndarray | None:
-        """Where a picture's mean colour is taken, (N, H, W) bool; None: everywhere."""
-        return self.truth and self.truth.body
+    body: np.ndarray | None = None
+    true: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class Painted:
+class Painted(NamedTuple):
     """K colorizations of each of N images by one model. z: (K, M), the same for all; ab: (N, K, 2, H, W); pictures: uint8
     (N, K, 3, H, W); clipped: share of their pixels; colour: mean ab of each, (N, K, 2), over the body where it is known."""
 
@@ -70,16 +57,16 @@ def check(models: Mapping[str, dict]) -> None:
 
 
 def held_out(test: agelib.data.ImageSet, n: int) -> HeldOut:
-    """The first n images of `test` that have colour, with the truth where they are embedded `cars`. Raises ValueError for
-    fewer than FEWEST."""
+    """The first n images of `test` that have colour, with the truth where it is known. ValueError for fewer than FEWEST."""
     kept = np.flatnonzero(conditional.coloured_only(test.images, test.name))[:n]
     if len(kept) < FEWEST:
         raise ValueError(f"{test.name}: {len(kept)} held-out images, need at least {FEWEST}; n_images is {n}")
-    truth, images = None, test.images[kept]
-    if test.name == "cars":
-        known = cars.truth("test", images.shape[-1], n=int(kept[-1]) + 1)
-        truth = Truth(known["body"][kept], known["ab"][kept], cars.MODES, cars.MODE_WEIGHTS)
-    return HeldOut(images, lightness(images), conditional.colours(images), truth)
+    images = test.images[kept]
+    held = HeldOut(images, lightness(images), conditional.colours(images))
+    if test.name != "cars":
+        return held
+    known = cars.truth("test", images.shape[-1], n=int(kept[-1]) + 1)
+    return held._replace(body=known["body"][kept], true=known["ab"][kept])
 
 
 def lightness(images: np.ndarray) -> np.ndarray:
@@ -110,101 +97,64 @@ def clouds(held: HeldOut, painted: Mapping[str, Painted], most: int = 2000) -> d
     return {"held-out images": own} | {label: each.colour.reshape(-1, 2)[:most] for label, each in painted.items()}
 
 
-def numbers(models: Mapping[str, agelib.Model], held: HeldOut, painted: Mapping[str, Painted], seed: int = 0) -> list[dict]:
+def numbers(models: Mapping[str, agelib.Model], held: HeldOut, painted: Mapping[str, Painted], seed: int = 0) -> Rows:
     """All rows: of other images' colours, the scale; of each model; of the held-out images."""
-    found = {OTHERS: diversity(other_images(held.own, len(held.own), min(10, len(held.own)), seed))}
+    rng, N = np.random.default_rng(seed), len(held.own)
+    others = np.stack([held.own[rng.choice(N, min(10, N), replace=False)] for _ in range(N)])  # in place of colorizations
+    rows = diversity(OTHERS, others)
     for label, each in painted.items():
-        found[label] = diversity(each.ab) + quality(each.ab[:, :10], held.own, each.pictures[:, :10], each.clipped)
-        found[label] += use_of_code(each.z, each.colour, seed)
-        if held.truth:
-            found[label] += against_truth(each.colour, held.truth)
+        rows += diversity(label, each.ab) + quality(label, each, held, seed)
+        rows += against_truth(label, each.colour, held.true) if held.true is not None else []
         if models[label].e is not None:
-            found[label] += reconstruction(conditional.reconstruct(models[label], held.images), held.own)
-    found["held-out images"] = colourfulness(held.images)
-    return [{"model": label} | row for label, rows in found.items() for row in rows]
+            apart = np.abs(conditional.reconstruct(models[label], held.images) - held.own).mean((1, 2, 3))
+            rows += make(label, {"reconstruction of ab, L1": apart}, APART, N)
+    return rows + make("held-out images", {"colourfulness": colors.colourfulness(held.images)}, M3, N)
 
 
-def other_images(own: np.ndarray, n: int, K: int, seed: int = 0) -> np.ndarray:
-    """The data's own spread as a scale: K random images' colours in place of colorizations. own: (T, 2, H, W), T >= K.
-
-    Returns (n, K, 2, H, W); no image twice in a row of K.
-    """
-    rng = np.random.default_rng(seed)
-    return np.stack([own[rng.choice(len(own), K, replace=False)] for _ in range(n)])
-
-
-def diversity(ab: np.ndarray) -> list[dict]:
+def diversity(label: str, ab: np.ndarray) -> Rows:
     """Per-pixel deviation and mean pairwise distance of ab (N, K, 2, H, W) over the K codes of an image."""
-    about = {"n": len(ab), "protocol": f"ab in Lab units, over {ab.shape[1]} codes of each held-out image"}
     found = {SPREAD: colors.pixel_spread(ab), "ab pairwise": colors.pairwise_distance(ab)}
-    return [_row(metric, values) | about for metric, values in found.items()]
+    return make(label, found, f"ab in Lab units, over {ab.shape[1]} codes of each held-out image", len(ab))
 
 
-def quality(ab: np.ndarray, own: np.ndarray, pictures: np.ndarray, clipped: float) -> list[dict]:
-    """Best of K against the image's own colours (N, 2, H, W), colourfulness of the pictures (N, K, 3, H, W) uint8, and the
-    share of clipped pixels."""
-    N, K = ab.shape[:2]
-    return [
-        _row(f"best of {K}, L1", colors.best_of(ab, own)) | {"n": N, "protocol": "mean |difference| of a and b, Lab units"},
-        *colourfulness(pictures.reshape(-1, *pictures.shape[2:])),
-        {"metric": "out of gamut", "value": clipped, "n": N * K, "protocol": "share of pixels clipped to sRGB"},
-    ]
+def quality(label: str, each: Painted, held: HeldOut, seed: int = 0) -> Rows:
+    """Of the first 10 codes: the best colorization against the image's own colours, colourfulness, clipped pixels. Of all:
+    whether they say anything of the mean colours, R^2 and p."""
+    ab, pictures = each.ab[:, :10], each.pictures[:, :10]
+    (N, K), n = ab.shape[:2], each.colour[..., 0].size
+    rows = make(label, {f"best of {K}, L1": colors.best_of(ab, held.own)}, APART, N)
+    rows += make(label, {"colourfulness": colors.colourfulness(pictures.reshape(-1, *pictures.shape[2:]))}, M3, N * K)
+    rows += make(label, {"out of gamut": each.clipped}, "share of pixels clipped to sRGB", N * K)
+    used = colors.permutation_test(np.tile(each.z, (N, 1)), each.colour.reshape(-1, 2), seed=seed)
+    protocol = "mean ab by a quadratic in z; permutation of codes over all colorizations"
+    return rows + make(label, dict(zip((R2, "p, z unused"), used, strict=True)), protocol, n)
 
 
-def colourfulness(pictures: np.ndarray) -> list[dict]:
-    """Of pictures (n, 3, H, W) uint8."""
-    about = {"n": len(pictures), "protocol": "Hasler and Suesstrunk M3, 0..255 RGB"}
-    return [_row("colourfulness", colors.colourfulness(pictures)) | about]
-
-
-def reconstruction(gex: np.ndarray, own: np.ndarray) -> list[dict]:
-    """How far g(e(x|L)|L) is from x, both (N, 2, H, W) in Lab units."""
-    about = {"n": len(own), "protocol": "mean |difference| of a and b, Lab units"}
-    return [_row("reconstruction of ab, L1", np.abs(gex - own).mean((1, 2, 3))) | about]
-
-
-def use_of_code(z: np.ndarray, colour: np.ndarray, seed: int = 0) -> list[dict]:
-    """Whether the codes z (K, M), the same for every image, say anything of the mean colours (N, K, 2): R^2 and p."""
-    N, K = colour.shape[:2]
-    r2, p = colors.permutation_test(np.tile(z, (N, 1)), colour.reshape(-1, 2), seed=seed)
-    about = {"n": N * K, "protocol": "mean ab by a quadratic in z; permutation of codes over all colorizations"}
-    return [{"metric": R2, "value": r2} | about, {"metric": "p, z unused", "value": p} | about]
-
-
-def against_truth(colour: np.ndarray, truth: Truth) -> list[dict]:
-    """Mode recall, and two divergences, of the body colours (N, K, 2) from the mixture they should be drawn from."""
-    N, K = colour.shape[:2]
-    shares = colors.mode_shares(colors.nearest_mode(colour, truth.modes), len(truth.modes))
+def against_truth(label: str, colour: np.ndarray, true: np.ndarray) -> Rows:
+    """Mode recall, and two divergences, of the body colours (N, K, 2) from the mixture of which `true` (n, 2) are draws."""
+    (N, K), n = colour.shape[:2], colour[..., 0].size
+    shares = colors.mode_shares(colors.nearest_mode(colour, cars.MODES), len(cars.MODES))
     rule = f"body colour within half the smallest distance of modes, {K} codes of each image"
-    rows = [
-        {"metric": RECALL, "value": colors.mode_recall(shares, RECALL_LEAST), "n": N,
-         "protocol": f"images on which each mode has >= {RECALL_LEAST:.0%} of the codes; {rule}"},
-        {"metric": "colours of no mode", "value": float(1 - shares.sum(1).mean()), "n": N * K, "protocol": rule},
-        {"metric": "KL of modes", "value": colors.mode_divergence(shares, truth.weights), "n": N * K,
-         "protocol": f"nats, drawn over true; {rule}"},
-        {"metric": "KL to the mixture", "value": colors.knn_divergence(truth.ab, colour.reshape(-1, 2)), "n": len(truth.ab),
-         "protocol": f"nats, true over drawn, 5 nearest neighbours, {N * K:,} drawn"},
-    ]  # fmt: skip
-    return rows + [{"metric": "rarest mode", "value": float(shares.mean(0).min()), "n": N * K, "protocol": rule}]
+    recalled = f"images on which each mode has >= {RECALL_LEAST:.0%} of the codes; {rule}"
+    rows = make(label, {RECALL: colors.mode_recall(shares, RECALL_LEAST)}, recalled, N)
+    rows += make(label, {"colours of no mode": 1 - shares.sum(1).mean()}, rule, n)
+    divergence = colors.mode_divergence(shares, cars.MODE_WEIGHTS)
+    rows += make(label, {"KL of modes": divergence}, f"nats, drawn over true; {rule}", n)
+    told = f"nats, true over drawn, 5 nearest neighbours, {n:,} drawn"
+    rows += make(label, {"KL to the mixture": colors.knn_divergence(true, colour.reshape(-1, 2))}, told, len(true))
+    return rows + make(label, {"rarest mode": shares.mean(0).min()}, rule, n)
 
 
-def verdict(rows: list[dict], rival: str = "pix2pix + noise") -> str:
+def verdict(rows: Rows) -> str:
     """What the numbers of one run say of the paper's claim, in sentences. AGE's rows must be there, the rival's may."""
-    found = {(row["model"], row["metric"]): row["value"] for row in rows}
-    said = []
-    for label in (model for model, metric in found if metric == R2):
-        share = found[label, SPREAD] / found[OTHERS, SPREAD]
-        line = f"{label}: colorizations of an image differ by {found[label, SPREAD]:.2f} Lab units, {share:.0%} of what "
-        line += f"other images' colours do; its code explains {found[label, R2]:.0%} of the mean colour"
-        known = found.get((label, RECALL))
-        said.append(line + ("." if known is None else f"; all four true colours on {known:.0%} of the images."))
-    metric, least = (RECALL, HELD) if ("AGE", RECALL) in found else (SPREAD, 0.0)
-    ours, theirs = found["AGE", metric], found.get((rival, metric))
-    held = ours >= least and (theirs is None or ours > theirs)
-    beside = f"{rival} has {theirs:.2f}" if theirs is not None else f"{rival} is not beside it"
-    said.append(f"The claim {'holds' if held else 'does NOT hold'} in this run: {metric} of AGE is {ours:.2f}, {beside}.")
-    return "\n".join(said)
-
-
-def _row(metric: str, values: np.ndarray) -> dict:
-    return {"metric": metric, "value": float(values.mean()), "std": float(values.std())}
+    spread, recall, said = values(rows, SPREAD), values(rows, RECALL), []
+    for label, r2 in values(rows, R2).items():
+        line = f"{label}: colorizations of an image differ by {spread[label]:.2f} Lab units, "
+        line += f"{spread[label] / spread[OTHERS]:.0%} of what other images' colours do; its code explains {r2:.0%} of the "
+        true = f"; all four true colours on {recall[label]:.0%} of the images" if label in recall else ""
+        said.append(f"{line}mean colour{true}.")
+    metric, found, least = (RECALL, recall, HELD) if "AGE" in recall else (SPREAD, spread, 0.0)
+    ours, theirs = found["AGE"], found.get(RIVAL)
+    held = "holds" if ours >= least and (theirs is None or ours > theirs) else "does NOT hold"
+    beside = f"{RIVAL} has {theirs:.2f}" if theirs is not None else f"{RIVAL} is not beside it"
+    return "\n".join([*said, f"The claim {held} in this run: {metric} of AGE is {ours:.2f}, {beside}."])

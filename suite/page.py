@@ -11,9 +11,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-# Figures shown first, where a run has them; the others follow by name.
-FIRST = ("figure2", "samples", "reconstructions")
-STATUS = {"ok": "done"}
+FIRST = ["figure2", "samples", "reconstructions"]  # figures shown first, where a run has them; the others follow by name
 FILES = {
     "notebook": "notebook.html", "source": "notebook.ipynb", "numbers": "metrics.json", "settings": "config.json",
     "history": "history.csv", "last attempt": ".new/notebook.ipynb",
@@ -26,35 +24,29 @@ def write(
     *,
     profile: str,
     tables: Sequence[tuple[str, str, str]] = (),
-    summary_run: str | None = "summary",
+    summary_run: str = "summary",
 ) -> Path:
-    """Write results_dir/index.html and return its path.
+    """Write results_dir/index.html and return its path. Raises FileNotFoundError without `results_dir`.
 
-    collected: one mapping a run with the keys of metrics.json (tables.collect): run, status, and if known notebook,
-        dataset, wall_time_s, training_seconds, environment, reason, later. A run's pictures are the files
-        <run>/figures/*.png; what does not exist is not linked.
-    tables: (heading, one line under it, HTML of a table) each. The HTML goes in as it is: pass only what this package
-        made.
-    summary_run: folder of the summary's own notebook, linked although its HTML comes after this page; None: no link.
-    All links are relative, so the folder can be moved, zipped or served. Raises FileNotFoundError without
-    `results_dir`.
+    collected: one mapping a run with the keys of metrics.json (tables.collect). A run's pictures are the files
+        <run>/figures/*.png; what does not exist is not linked. All links are relative.
+    tables: (heading, one line under it, HTML of a table) each; the HTML goes in as it is: pass only what this package made.
+    summary_run: folder of the summary's own notebook, linked although its HTML comes after this page.
     """
     root, collected = Path(results_dir), list(collected)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no results folder {root}")
     runs = [_run(root, metrics) for metrics in collected]
     bad = sum(run["bad"] for run in runs)
-    machines = dict.fromkeys(_machine(m.get("environment") or {}) for m in collected if m.get("environment"))
+    machines = dict.fromkeys(_machine(m["environment"]) for m in collected if m.get("environment"))
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     text = pages.get_template("page.html.jinja").render(
         profile=profile,
         runs=runs,
-        tables=list(tables),
+        tables=tables,
         count=f"{len(runs)} runs" + (f", {bad} of them diverged or failed" if bad else ""),
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine="; ".join(machines),
-        summary=quote(f"{summary_run}/notebook.html") if summary_run else None,
+        summary=quote(f"{summary_run}/notebook.html"),
     )
     path = root / "index.html"
     aside = path.with_suffix(".html.part")
@@ -64,29 +56,25 @@ def write(
 
 
 def _run(root: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    name, status = str(metrics["run"]), str(metrics.get("status", "ok"))
-    dataset = metrics.get("dataset") or {}
+    name, status = metrics["run"], metrics["status"]
+    dataset, config = metrics.get("dataset") or {}, metrics.get("config") or {}
     dataset = dataset if isinstance(dataset, Mapping) else {"name": str(dataset)}
-    figures = sorted((root / name / "figures").glob("*.png"), key=_order)
+    figures = {path.stem: quote(f"{name}/figures/{path.name}") for path in sorted((root / name / "figures").glob("*.png"))}
     # What a training took in all, where an earlier call did a part of it.
-    seconds, config = max(metrics.get("wall_time_s") or 0, metrics.get("training_seconds") or 0), metrics.get("config") or {}
-    facts = [str(metrics.get("notebook") or ""), _duration(seconds) if seconds else ""]
+    seconds = max(metrics.get("wall_time_s") or 0, metrics.get("training_seconds") or 0)
+    facts = [metrics.get("notebook"), _duration(seconds) if seconds else ""]
     facts.append(f"seed {config['seed']}" if "seed" in config else "")
     return {
         "name": name,
-        "status": STATUS.get(status, status),
+        "status": "done" if status == "ok" else status,
         "bad": status != "ok",
         "facts": ", ".join(filter(None, facts)),
-        "reason": str(metrics.get("later") or (metrics.get("reason") or "" if status != "ok" else "")),
+        "reason": metrics.get("later") or (metrics.get("reason") if status != "ok" else ""),
         "data": ": ".join(str(dataset[k]) for k in ("name", "source") if dataset.get(k)),
         "stand_in": dataset.get("stand_in_for"),
         "links": [(text, quote(f"{name}/{file}")) for text, file in FILES.items() if (root / name / file).exists()],
-        "figures": [(path.stem.replace("_", " "), quote(f"{name}/figures/{path.name}")) for path in figures],
+        "figures": [(n.replace("_", " "), figures[n]) for n in dict.fromkeys([*FIRST, *figures]) if n in figures],
     }
-
-
-def _order(path: Path) -> tuple[int, str]:
-    return (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem)
 
 
 def _duration(seconds: float) -> str:
@@ -96,9 +84,9 @@ def _duration(seconds: float) -> str:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    """"cpu (Xeon, 2 threads), torch 2.13"."""
-    device, threads = str(environment.get("device", "")), environment.get("threads")
-    detail = [str(environment["cpu"])] if environment.get("cpu") else []
-    detail += [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
-    parts = [device + (f" ({', '.join(detail)})" if detail and device == "cpu" else ""), environment.get("precision")]
-    return ", ".join(map(str, filter(None, [*parts, environment.get("torch") and f"torch {environment['torch']}"])))
+    """"cpu (Xeon, 2 threads), fp32, torch 2.13"."""
+    get, threads = environment.get, environment.get("threads")
+    detail = [get("cpu"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else ""]
+    detail = ", ".join(filter(None, detail)) if get("device") == "cpu" else ""
+    device, torch = get("device", "") + (f" ({detail})" if detail else ""), get("torch")
+    return ", ".join(filter(None, [device, get("precision"), torch and f"torch {torch}"]))

@@ -87,10 +87,10 @@ def told(error: ValidationError, valid: Callable[[str], Iterable[str]]) -> str:
     return "; ".join(lines)
 
 
-def label(name: str) -> str:
-    """`name`, if it can be the last part of a path on every system; else ValueError."""
+def label(name: str, at: str = "") -> str:
+    """`name`, if it can be the last part of a path on every system; else ValueError, which begins with `at`."""
     if not isinstance(name, str) or not _LABEL.fullmatch(name):
-        raise ValueError(f"{name!r} is no label: 1 to 80 characters, none of / \\ :, no dot or space at either end")
+        raise ValueError(f"{at}{name!r} is no label: 1 to 80 characters, none of / \\ :, no dot or space at either end")
     return name
 
 
@@ -121,7 +121,7 @@ def _settled(value: Any, kind: Any, at: str, models: dict[str, dict]) -> Any:
     if not isinstance(value, dict):
         return value
     labelled = get_args(kinds.get(dict))  # the types of dict[str, ...]
-    value = {label(name): each for name, each in value.items()} if labelled else plan.resolve(value)
+    value = {label(name, f"{at}: "): each for name, each in value.items()} if labelled else plan.resolve(value)
     kind = labelled[1] if labelled else object
     settled = {name: _settled(each, kind, f"{at}.{name}", models) for name, each in value.items()}
     if str in kinds and not labelled:

@@ -43,7 +43,7 @@ RECIPES = ROOT / "config" / "recipes.yaml"
 _KINDS = {kind.__name__: kind for kind in (int, float, bool, str, list, dict)}
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -131,6 +131,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 def _load(path: Path) -> Any:
     """What the YAML file holds. Raises PlanError."""
+    if path.exists() and not path.is_file():
+        raise PlanError(f"{path}: not a plain file")  # opening a fifo would wait for ever
     try:
         with open(path, encoding="utf-8") as file:
             loader = _Loader(file)
@@ -138,7 +140,9 @@ def _load(path: Path) -> Any:
                 return loader.get_single_data()
             finally:
                 loader.dispose()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+    except PlanError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, TypeError, RecursionError) as error:
         raise PlanError(f"{path}: {' '.join(str(error).split())}") from error
 
 
@@ -181,7 +185,7 @@ def resolve(settings: dict[str, Any], trail: tuple[str, ...] = ()) -> dict[str, 
     if "recipe" not in settings:
         return settings
     name, known = settings.pop("recipe"), _recipes(RECIPES, RECIPES.stat().st_mtime_ns)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise PlanError(f"{RECIPES.name} has no recipe {name!r}; it has: {', '.join(known)}")
     if name in trail:
         raise PlanError(f"{RECIPES.name}: recipes build on each other in a circle: {' -> '.join([*trail, name])}")

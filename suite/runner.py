@@ -281,7 +281,11 @@ def _shown(path: Path) -> str:
 def lock(results: Path) -> Iterator[None]:
     """One runner for a results folder. The lock ends with the process, however that ends. PlanError if it is taken."""
     path = results / ".plan" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise PlanError(f"{results}: results cannot be written there: {error.strerror}") from None
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

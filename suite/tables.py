@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from suite import params
 
 KEY = ["experiment", "model", "dataset", "metric"]
 PAPER_COLUMNS = [*KEY, "protocol", "value", "std", "source"]
 COLUMNS = [*KEY, "protocol", "paper", "ours", "std", "n", "seeds", "gap", "comparable", "notebook"]
-EXTRA_COLUMNS = ["paper_std", "spread", "status", "runs", "note", "source"]
+COLUMNS += ["paper_std", "spread", "status", "runs", "note", "source"]
+NUMBERS = ["paper", "ours", "std", "gap", "paper_std"]  # NaN where there is none
 FIELDS = {"protocol": "", "notebook": "", "settings": "", "status": "ok", "run": "", "note": ""}  # what they are if absent
-_TEXT = [*KEY, *FIELDS]
 
 # Embedded set -> the published sets whose numbers are printed beside it (marked: not comparable).
 STAND_INS = {
@@ -46,11 +49,14 @@ class Html(str):
 def read_paper_numbers(path: str | Path) -> pd.DataFrame:
     """The published numbers in a CSV file with the columns of PAPER_COLUMNS.
 
-    value: float, required; std: float or empty (the number printed after +-; `protocol` says what it is); all others
-    text, `protocol` may be empty. Raises ValueError, naming file and line, for other columns, an empty field, a value
-    that is no finite number, or two lines with the same experiment, model, dataset and metric.
+    value: float, required; std: float or empty (the number printed after +-; `protocol` says what it is); all others text,
+    `protocol` may be empty. Raises ValueError, naming file and line, for other columns, an empty field, a value that is no
+    finite number, or two lines with the same experiment, model, dataset and metric.
     """
-    paper = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    try:
+        paper = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if list(paper.columns) != PAPER_COLUMNS:
         raise ValueError(f"{path}: need the columns {', '.join(PAPER_COLUMNS)}, got {', '.join(paper.columns)}")
     numbers = paper[["value", "std"]].apply(pd.to_numeric, errors="coerce")
@@ -73,14 +79,10 @@ def collect(results_dir: str | Path, skip: Sequence[str] = ("summary",)) -> list
     left is the run's, "failed" or "diverged", so that it does not vanish from the tables. Folders that hold none of this are
     not runs. Raises FileNotFoundError when `results_dir` is no folder.
     """
-    root = Path(results_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no results folder {root}")
     found = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in skip):
+    for folder in sorted(p for p in Path(results_dir).iterdir() if p.is_dir() and p.name not in skip):
         metrics = _metrics(folder / "metrics.json")
-        attempt = any((folder / name).exists() for name in (".new", "notebook.ipynb", "config.json"))
-        if metrics is None and attempt:
+        if metrics is None and any((folder / name).exists() for name in (".new", "notebook.ipynb", "config.json")):
             metrics = _metrics(folder / ".new" / "metrics.json") or _failed("stopped before it wrote any numbers")
         elif metrics is not None and (folder / ".new").exists():
             metrics["later"] = "these are the results of before: a later attempt did not come to its end"
@@ -94,14 +96,9 @@ def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
     "ok" adds a row without a value that says so."""
     rows = []
     for metrics in collected:
-        config = metrics.get("config") or {}
-        dataset = metrics.get("dataset") or {}
-        shared = {
-            "run": metrics["run"],
-            "notebook": metrics.get("notebook") or config.get("notebook") or "",
-            "status": metrics.get("status", "ok"),
-            "settings": json.dumps(_settings(config), sort_keys=True, default=str),
-        }
+        config, dataset = metrics.get("config") or {}, metrics.get("dataset") or {}
+        shared = {"run": metrics["run"], "notebook": metrics.get("notebook") or config.get("notebook") or ""}
+        shared |= {"status": metrics["status"], "settings": json.dumps(_settings(config), sort_keys=True, default=str)}
         rows += [{**row, **shared} for row in metrics["rows"]]
         if shared["status"] != "ok":
             name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset)
@@ -112,91 +109,76 @@ def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
 
 
 def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
-    """One line for each measured quantity, ours beside the published number (columns COLUMNS, then EXTRA_COLUMNS).
+    """One line for each measured quantity, ours beside the published number (columns COLUMNS).
 
     rows: of one run as given to Run.save_metrics, or of many through `rows_of`. paper: from `read_paper_numbers`.
-    Lines are joined on experiment (with or without a notebook's leading number: "03_inception_score" and
-    "inception_score" are one), model, dataset and metric; a stand-in data set is joined with the set it stands in
-    for, never as comparable.
-    ours, std: for several seeds, mean and sample standard deviation (1/(k-1)) over them; for one, the row's own; the
-        column `spread` says which. Only rows with equal settings and status are averaged, and only if no seed occurs
-        twice among them. n: images (or whatever the protocol counts) of one run, the least of them if they differ.
-    seeds: number of runs behind `ours`. gap: ours - paper where comparable, else NaN. comparable: True, False, or None
-        where nothing is published. note: the rows' notes, and how many more seeds of the same settings were lost.
+    Lines are joined on experiment (with or without a notebook's leading number), model, dataset and metric; a stand-in is
+    joined with the set it stands in for, never as comparable.
+    ours, std: for several seeds, mean and sample standard deviation (1/(k-1)) over them; for one, the row's own; `spread`
+        says which. Only rows with equal settings and status are averaged, and only if no seed occurs twice among them.
+    n: images (or whatever the protocol counts) of one run, the least of them if they differ. seeds: runs behind `ours`.
+    gap: ours - paper where comparable, else NaN. comparable: True, False, or None where nothing is published. note: the
+        rows' notes, and how many more seeds of the same settings were lost.
     """
-    frame = pd.DataFrame([FIELDS | dict(row) for row in rows], columns=[*_TEXT, "value", "std", "n", "seed", "comparable"])
-    if frame.empty:
-        return pd.DataFrame(columns=[*COLUMNS, *EXTRA_COLUMNS])
+    columns = [*KEY, *FIELDS, "value", "std", "n", "seed", "comparable"]
+    frame = pd.DataFrame([FIELDS | dict(row) for row in rows], columns=columns)
     frame = frame.astype({"value": float, "std": float, "n": float}).fillna({"comparable": False} | FIELDS)
-    frame["lost"] = frame["value"].isna() & (frame["status"] != "ok")
+    lost = frame["value"].isna() & (frame["status"] != "ok")
+    n_lost = frame[lost].groupby(["notebook", "settings"]).size()
     equal = [*KEY, "protocol", "notebook", "settings", "status"]
     # A lost run is never merged with another, nor are rows of which two have one seed.
-    twice = frame.assign(seed=frame["seed"].astype(str)).groupby(equal)["seed"].transform(lambda s: s.duplicated().any())
-    frame["apart"] = frame["run"].where(frame["lost"], "").where(~twice.astype(bool), frame.index.astype(str))
-    joined = {c: lambda texts: "; ".join(dict.fromkeys(filter(None, texts))) for c in ("note", "run")}
-    groups = frame.groupby([*equal, "apart"], sort=False)
-    table = groups.agg(
-        ours=("value", "mean"), deviation=("value", "std"), measured=("value", "count"), std=("std", lambda s: s.iloc[0]),
-        n=("n", "min"), seeds=("value", "size"), comparable=("comparable", "all"), lost=("lost", "sum"),
-        note=("note", joined["note"]), runs=("run", joined["run"]),
-    ).reset_index()  # fmt: skip
-    table["runs"] = table["runs"].str.replace("; ", ", ")
-    several, some = table["measured"] > 1, table["measured"] > 0
-    table["std"] = table["deviation"].where(several, table["std"])
-    within = table["std"].notna().map({True: "within the run", False: ""})
-    table["spread"] = ("over " + table["measured"].astype(str) + " seeds").where(several, within)
-    table["seeds"] = table["seeds"].where(some, 0)
-    published = {tuple(line[k] for k in KEY): line for line in paper.to_dict("records")}
-    found = [next(((published[k], i == 0) for i, k in enumerate(_keys(line)) if k in published), (None, False))
-             for line in table.to_dict("records")]  # fmt: skip
-    for column, name in (("paper", "value"), ("paper_std", "std")):
-        table[column] = [math.nan if line is None else float(line[name]) for line, _ in found]
-    table["source"] = ["" if line is None else line["source"] for line, _ in found]
-    same = pd.Series([same for _, same in found], index=table.index)
-    table["comparable"] = (table["comparable"] & same & some).astype(object).where(table["paper"].notna(), None)
-    table["gap"] = (table["ours"] - table["paper"]).where(table["comparable"].eq(True))
-    lost = frame[frame["lost"]].groupby(["notebook", "settings"])["lost"].sum().to_dict()
-    table["note"] = [_notes(line, *at, lost) for line, at in zip(table.to_dict("records"), found, strict=True)]
-    table["n"] = table["n"].astype(object).where(table["n"].notna(), None)
-    return table[[*COLUMNS, *EXTRA_COLUMNS]]
+    twice = frame.assign(seed=frame["seed"].astype(str)).duplicated([*equal, "seed"])
+    twice = twice.groupby([frame[c] for c in equal]).transform("any")
+    frame["apart"] = frame["run"].where(lost, "").where(~twice, frame.index.astype(str))
+    published = paper.set_index(KEY)[["value", "std", "source"]].to_dict("index")
+    groups, lines = frame.groupby([*equal, "apart"], sort=False), []
+    for (_, group), (_, mean, deviation) in zip(groups, groups["value"].agg(["mean", "std"]).itertuples(), strict=True):
+        line, seeds = group.iloc[0].to_dict(), int(group["value"].count())
+        own, *others = _keys(line)
+        key = next((key for key in (own, *others) if key in published), None)
+        there = published.get(key, {"value": math.nan, "std": math.nan, "source": ""})
+        good, std = line["status"] == "ok", deviation if seeds > 1 else line["std"]
+        more = n_lost.get((line["notebook"], line["settings"]), 0) if seeds and good and line["settings"] else 0
+        notes = [
+            f"run {line['status']}" if seeds and not good else "",
+            f"stand-in; paper: {key[2]}" if key not in (None, own) else "",
+            *group["note"],
+            f"{more} more {'seed' if more == 1 else 'seeds'} lost" if more else "",
+        ]
+        line |= {"paper": there["value"], "paper_std": there["std"], "source": there["source"], "ours": mean}
+        line |= {"std": std, "seeds": seeds, "n": None if math.isnan(n := group["n"].min()) else n}
+        line["spread"] = f"over {seeds} seeds" if seeds > 1 else "within the run" if std == std else ""
+        line["comparable"] = None if key is None else key == own and seeds > 0 and bool(group["comparable"].all())
+        line["gap"] = line["ours"] - line["paper"] if line["comparable"] else math.nan
+        lines.append(line | {"runs": _joined(group["run"], ", "), "note": _joined(notes, "; ")})
+    return pd.DataFrame(lines, columns=COLUMNS, dtype=object).astype(dict.fromkeys(NUMBERS, float) | {"seeds": int})
 
 
 def not_measured(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
     """The published numbers beside which `compare(rows, paper)` has nothing, with the columns of `paper`."""
-    measured = {id_ for row in rows if row.get("value") is not None for id_ in _keys(row)}
+    measured = {key for row in rows if row.get("value") is not None for key in _keys(row)}
     keep = [tuple(line) not in measured for line in paper[KEY].itertuples(index=False)]
     return paper[keep].reset_index(drop=True)
 
 
 def published(paper: pd.DataFrame) -> pd.DataFrame:
     """Published numbers as text for readers: value and printed spread in one cell, then protocol and source."""
-    return pd.DataFrame({
-        "experiment": paper["experiment"],
-        "model": paper["model"],
-        "data set": paper["dataset"],
-        "metric": paper["metric"].str.replace("_", " "),
-        "paper": [_printed(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)],
-        "protocol": paper["protocol"],
-        "source": paper["source"],
-    })  # fmt: skip
+    text = paper.assign(metric=paper["metric"].str.replace("_", " "))
+    text["paper"] = [_printed(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)]
+    return text[[*KEY, "paper", "protocol", "source"]].rename(columns={"dataset": "data set"})
 
 
 def pretty(table: pd.DataFrame) -> pd.DataFrame:
     """A `compare` table as text for readers: value and spread in one cell, a dash where there is nothing."""
-    lines = table.to_dict("records")
-    return pd.DataFrame({
-        "experiment": table["experiment"],
-        "model": table["model"],
-        "data set": table["dataset"],
-        "metric": table["metric"].str.replace("_", " "),
-        "protocol (n)": [_protocol(line) for line in lines],
-        "paper": [_printed(line["paper"], line["paper_std"]) for line in lines],
-        "ours": [_ours(line) for line in lines],
-        "gap": [("+" if line["gap"] > 0 else "") + _number(line["gap"]).replace("-", "−") for line in lines],
-        "comparable": ["–" if line["comparable"] is None else "yes" if line["comparable"] else "no" for line in lines],
-        "notebook: runs": [": ".join(filter(None, (line["notebook"], line["runs"]))) for line in lines],
-        "note": table["note"],
-    })  # fmt: skip
+    lines, text = table.to_dict("records"), table.assign(metric=table["metric"].str.replace("_", " "))
+    text["protocol (n)"] = [_protocol(line) for line in lines]
+    text["paper"] = [_printed(line["paper"], line["paper_std"]) for line in lines]
+    text["ours"] = [_ours(line) for line in lines]
+    text["gap"] = [("+" if line["gap"] > 0 else "") + _number(line["gap"]).replace("-", "−") for line in lines]
+    text["comparable"] = [{None: "–", True: "yes", False: "no"}[line["comparable"]] for line in lines]
+    text["notebook: runs"] = [_joined((line["notebook"], line["runs"]), ": ") for line in lines]
+    columns = [*KEY, "protocol (n)", "paper", "ours", "gap", "comparable", "notebook: runs", "note"]
+    return text[columns].rename(columns={"dataset": "data set"})
 
 
 def to_html(table: pd.DataFrame) -> Html:
@@ -205,7 +187,7 @@ def to_html(table: pd.DataFrame) -> Html:
     miss: comparable, and |gap| larger than the two spreads together. other: not comparable. lost: a run that did not
         end well.
     """
-    compared = list(table.columns) == [*COLUMNS, *EXTRA_COLUMNS]
+    compared = list(table.columns) == COLUMNS
     text = pretty(table) if compared else table.astype(str)
     kinds = iter([_kind(line) for line in table.to_dict("records")] if compared else [""] * len(table))
     with pd.option_context("display.max_colwidth", None):
@@ -215,19 +197,44 @@ def to_html(table: pd.DataFrame) -> Html:
     return Html(re.sub("<tr>", lambda _: f'<tr class="{kind}">' if (kind := next(kinds)) else "<tr>", html))
 
 
-# ------------------------------------------------------------------------------------------------------ parts
+class _Row(BaseModel):
+    experiment: str
+    model: str
+    dataset: str
+    metric: str
+    value: float | None
+    std: float | None = None
+    n: float | None = None
+    protocol: str = ""
+    comparable: bool = False
+    note: str | None = None
+
+
+class _Metrics(BaseModel):
+    rows: list[_Row]
+    notebook: str | None = None
+    status: str = "ok"
+    reason: str | None = None
+    config: dict[str, Any] = {}
+    dataset: dict[str, Any] | str = {}
+    environment: dict[str, Any] = {}
+    wall_time_s: float | None = None
+    training_seconds: float | None = None
 
 
 def _metrics(path: Path) -> dict | None:
     """What metrics.json at `path` holds, None if it is not there; a damaged one is a failed run."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a plain file")  # opening a fifo would wait for ever
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
-            raise ValueError("not an object with a list of rows")
+        _Metrics.model_validate(content, strict=True)
         return content
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except ValidationError as error:
+        return _failed(f"metrics.json is damaged: {params.told(error, lambda _: ())}")
+    except (OSError, ValueError, RecursionError) as error:
         return _failed(f"metrics.json is damaged: {error}")
 
 
@@ -235,15 +242,8 @@ def _failed(reason: str) -> dict:
     return {"notebook": "", "status": "failed", "rows": [], "config": {}, "dataset": {}, "reason": reason}
 
 
-def _notes(line: dict, published: dict | None, same: bool, lost: Mapping[tuple, int]) -> str:
-    notes = [line["note"]] if line["note"] else []
-    if published is not None and not same:
-        notes.insert(0, f"stand-in; paper: {published['dataset']}")
-    if line["measured"] and line["status"] != "ok":
-        notes.insert(0, f"run {line['status']}")
-    elif line["measured"] and line["settings"] and (more := lost.get((line["notebook"], line["settings"]), 0)):
-        notes.append(f"{more} more {'seed' if more == 1 else 'seeds'} lost")
-    return "; ".join(notes)
+def _joined(texts: Iterable[str], by: str) -> str:
+    return by.join(dict.fromkeys(filter(None, texts)))
 
 
 def _keys(row: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -269,17 +269,14 @@ def _kind(line: Mapping[str, Any]) -> str:
         return "lost"
     if not line["comparable"]:
         return "" if line["comparable"] is None else "other"
-    spread = sum(s for s in (line["std"], line["paper_std"]) if math.isfinite(s))
-    return "miss" if abs(line["gap"]) > spread else ""
+    return "miss" if abs(line["gap"]) > sum(s for s in (line["std"], line["paper_std"]) if math.isfinite(s)) else ""
 
 
 def _number(value: float) -> str:
     """Four significant digits, or all digits before the point if there are more."""
     if not math.isfinite(value):
         return "–"
-    if value == 0:
-        return "0"
-    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    digits = max(0, 3 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:.3g}" if digits > 7 else f"{value:.{digits}f}"
 
 
@@ -297,6 +294,5 @@ def _ours(line: Mapping[str, Any]) -> str:
 
 
 def _protocol(line: Mapping[str, Any]) -> str:
-    count = "" if line["n"] is None or pd.isna(line["n"]) else f"n = {int(line['n']):,}"
-    protocol = line["protocol"]
-    return f"{protocol} ({count})" if protocol and count else protocol or count or "–"
+    count = "" if line["n"] is None else f"n = {int(line['n']):,}"
+    return f"{line['protocol']} ({count})" if line["protocol"] and count else line["protocol"] or count or "–"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from collections.abc import Callable
 
 import ipywidgets
 import numpy as np
@@ -22,21 +22,17 @@ class Code:
 
     def __init__(self, polar: float = 90.0, azimuth: float = 0.0):
         self.angles = [polar, azimuth]
-        self.z = self._of_angles()
-
-    def _of_angles(self) -> torch.Tensor:
-        return sphere.from_angles(*torch.tensor(self.angles, dtype=torch.float64).deg2rad())
+        self.turn(0, polar)
 
     @property
     def values(self) -> list[float]:
-        """All five."""
         return [*self.angles, *self.z.tolist()]
 
     def turn(self, i: int, value: float) -> None:
         """Give value i; of a coordinate's point the other two keep their ratio, equal where they were both zero."""
         if i < 2:
             self.angles[i] = value
-            self.z = self._of_angles()
+            self.z = sphere.from_angles(*torch.tensor(self.angles, dtype=torch.float64).deg2rad())
             return
         rest = [k for k in range(3) if k != i - 2]
         length, want = self.z[rest].norm().item(), math.sqrt(max(0.0, 1 - value**2))
@@ -60,14 +56,15 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     if model.M != 3:
         raise ValueError(f"the sliders are for M = 3, the model has M = {model.M}")
     code = Code()
-    polar = ipywidgets.IntSlider(90, 0, 180, description="polar °")
-    azimuth = ipywidgets.IntSlider(0, 0, 360, description="azimuth °")
+    ends = (("polar", 90, 180), ("azimuth", 0, 360))
+    angles = [ipywidgets.IntSlider(value, 0, most, description=f"{name} °") for name, value, most in ends]
     unit = {"min": -1.0, "max": 1.0, "step": 1 / 64}
-    axes = [ipywidgets.FloatSlider(code.values[1 + i], description=f"z{i}", **unit) for i in (1, 2, 3)]
-    sliders = (polar, azimuth, *axes)
+    axes = [ipywidgets.FloatSlider(code.values[i + 1], description=f"z{i}", **unit) for i in (1, 2, 3)]
+    sliders = angles + axes
     views = [ipywidgets.Image(format="png", width=SHOWN_PX, height=SHOWN_PX) for _ in range(5)]
     names = ("picture", "its lightness", "coloured by z", "target's lightness", "in the picture's colours")
     said = ipywidgets.Label()
+    say = functools.partial(setattr, said, "value")
     shown = {"picture": np.asarray(picture), "target": np.asarray(target)}
 
     def paint() -> None:
@@ -90,30 +87,23 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
             slider.value = round(value / slider.step) * slider.step
         paint()
 
-    def uploaded(what: str) -> Callable[[dict], None]:
-        def arrived(change: dict) -> None:
-            for file in change["new"]:
-                try:
-                    shown[what] = data.decode_image(bytes(file["content"]), file["name"], picture.shape[1], 3, say=say)
-                except data.DataError as error:
-                    say(str(error))
-                    return
+    def uploaded(what: str, files: tuple[dict, ...]) -> None:
+        try:
+            for file in files:
+                shown[what] = data.decode_image(bytes(file["content"]), file["name"], picture.shape[1], 3, say=say)
                 show_all()
-
-        return arrived
-
-    def say(line: str) -> None:
-        said.value = line
+        except data.DataError as error:
+            say(str(error))
 
     for i, slider in enumerate(sliders):
         slider.observe(lambda _, i=i: moved(i), "value")
     buttons = [ipywidgets.FileUpload(accept="image/*", description=what) for what in shown]
     for button in buttons:
-        button.observe(uploaded(button.description), "value")
+        button.observe(lambda change: uploaded(change["owner"].description, change["new"]), "value")
     show_all()
     cards = [ipywidgets.VBox([view, ipywidgets.Label(name)]) for view, name in zip(views, names, strict=True)]
-    rows = [ipywidgets.HBox([polar, azimuth]), ipywidgets.HBox(axes), ipywidgets.HBox(buttons), said, ipywidgets.HBox(cards)]
-    return ipywidgets.VBox(rows)
+    of_angles, of_axes, of_buttons, of_cards = map(ipywidgets.HBox, (angles, axes, buttons, cards))
+    return ipywidgets.VBox([of_angles, of_axes, of_buttons, said, of_cards])
 
 
 def _png(image: np.ndarray) -> bytes:

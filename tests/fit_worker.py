@@ -38,7 +38,6 @@ VARIANTS = {method: (method, {"precision": "fp32"}) for method in METHODS} | {
     "age, stabilised": ("age", {"precision": "fp32"} | STABILISERS),
     "age, gaussian": ("age", {"precision": "fp32", "prior": "gaussian", "objective": "paper"}),
     "age, nearest": ("age", {"precision": "fp32", "divergence": "nearest"}),
-    "age, decoder": ("age", {"precision": "fp32", "nets": "decoder", "encoder": "conv"}),
     "conditional, averaged": ("conditional", {"precision": "fp32", "ema": 0.9, "drop_lr": 1}),
     "ali, stabilised": ("ali", {"precision": "fp32", "noise": 0.1, "ema": 0.9, "d_lr": 1e-4, "init": "he"}),
     "ali, maxout": ("ali", {"precision": "bf16", "nets": "cifar10"}),

@@ -56,11 +56,20 @@ def test_schedules_of_the_released_commands(drop_lr, halvings):
         assert [o.param_groups[0]["lr"] for o in step.optimizers.values()] == [pytest.approx(2e-4 * 0.5**n)] * 2
 
 
-@pytest.mark.parametrize(("recon_x", "in_g"), [("l1", 0.0), ("l2", 5.0)])
-def test_one_iteration_equals_the_losses_written_out(recon_x, in_g):
+@pytest.mark.parametrize(
+    ("settings", "mu", "lam"),  # weights of the mean pixel difference, and of the squared distance of one code
+    [
+        ({}, 7.0, 300.0 / 12),
+        ({"recon_x": "l2", "recon_x_in_g": 5.0}, 7.0, 300.0 / 12),
+        ({"objective": "paper"}, 3.5, 300.0 / 24),
+        ({"objective": "paper", "prior": "gaussian"}, 3.5, 300.0 / 24),
+    ],
+)
+def test_one_iteration_equals_the_losses_written_out(settings, mu, lam):
     """The same iteration from the formulas alone, with plain Adam and nothing frozen: same weights after it."""
-    nets, cfg, x = setup(lam=300.0, mu=7.0, n_g_steps=2, recon_x=recon_x, recon_x_in_g=in_g)
-    reference, _, _ = setup()
+    nets, cfg, x = setup(lam=300.0, mu=7.0, n_g_steps=2, **settings)
+    reference, _, _ = setup(**settings)
+    prior, released = cfg.prior, cfg.objective == "released"
     g, e = reference["g"], reference["e"]
     step = age.make_step(nets, cfg)
     torch.manual_seed(11)
@@ -68,26 +77,29 @@ def test_one_iteration_equals_the_losses_written_out(recon_x, in_g):
 
     torch.manual_seed(11)
     adam = {n: torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n, net in reference.items()}
-    z = sphere.sample(8, 6)
+    z = sphere.sample(8, 6, prior)
     ex = e(x)
-    L_X = lambda d: d.abs().mean() if recon_x == "l1" else d.square().mean()  # noqa: E731
+    L_X = lambda d: d.abs().mean() if cfg.recon_x == "l1" else d.square().mean()  # noqa: E731
     l_x = L_X(g(ex) - x)
     v = lambda c: (c - c.mean(0)).square().mean(0)  # noqa: E731
-    kl = lambda c: ((v(c) ** 2 + c.mean(0) ** 2) / 2 - v(c).log() - 0.5).mean()  # noqa: E731
+    spread = lambda c: v(c) if released else v(c).sqrt()  # noqa: E731
+    kl = lambda c: ((spread(c) ** 2 + c.mean(0) ** 2) / 2 - spread(c).log() - 0.5).mean()  # noqa: E731
     kl_fake = kl(e(g(z).detach()))
     adam["e"].zero_grad()
-    (kl(ex) - kl_fake + 7.0 * l_x).backward()
+    (kl(ex) - kl_fake + mu * l_x).backward()
     adam["e"].step()
     assert logs["l_x"].item() == pytest.approx(l_x.item(), rel=1e-5)
     assert logs["kl_real"].item() == pytest.approx(kl(ex).item(), rel=1e-5)
     assert logs["var_real"].item() == pytest.approx(v(ex).mean().item(), rel=1e-5)
     for _ in range(2):
-        z = sphere.sample(8, 6)
+        z = sphere.sample(8, 6, prior)
         egz = e(g(z))
+        l_z = (egz - z).square().sum(1).mean()
         adam["g"].zero_grad()
-        (kl(egz) + 300.0 * (2 - (egz * z).mean()) + in_g * L_X(g(e(x)) - x)).backward()
+        (kl(egz) + lam * l_z + cfg.recon_x_in_g * L_X(g(e(x)) - x)).backward()
         adam["g"].step()
-    assert logs["l_z"].item() == pytest.approx(1 - (egz * z).sum(1).mean().item(), abs=1e-5)
+    assert logs["l_z"].item() == pytest.approx(l_z.item() / (2 if prior == "sphere" else 1), rel=1e-4)
+    assert set(logs) == {"l_x", "kl_real", "kl_fake", "l_z", "var_real", "var_fake"}
     for name in ("g", "e"):
         for (k, a), b in zip(nets[name].named_parameters(), reference[name].parameters(), strict=True):
             assert torch.allclose(a, b, atol=2e-6), (name, k)
@@ -119,40 +131,6 @@ def test_who_moves_when():
         assert not moved(before[still], nets[still])
         assert moved(before[moving], nets[moving]) == set(before[moving])
         assert moved(buffers["g"], nets["g"], True) and moved(buffers["e"], nets["e"], True)
-
-
-def test_generator_updates_move_kl_fake_and_l_z_down():
-    nets, cfg, x = setup(n_g_steps=40, lr=2e-3)
-    step = age.make_step(nets, cfg)
-    step.optimizers["e"].param_groups[0]["lr"] = 0.0
-    z = sphere.sample(256, 6)
-    before = nets["e"](nets["g"](z)).detach()
-    step(x), step(x)
-    after = nets["e"](nets["g"](z)).detach()
-    assert losses.kl_released(after) < losses.kl_released(before)
-    assert losses.recon_z_l2(after, z) < losses.recon_z_l2(before, z)
-
-
-def test_encoder_updates_move_the_gap_and_l_x_down():
-    nets, cfg, x = setup(lr=2e-3)
-    step = age.make_step(nets, cfg)
-    step.optimizers["g"].param_groups[0]["lr"] = 0.0
-    first = step(x)
-    for _ in range(30):
-        last = step(x)
-    assert last["kl_real"] - last["kl_fake"] < first["kl_real"] - first["kl_fake"]
-    assert last["l_x"] < first["l_x"]
-
-
-def test_paper_objective_keeps_the_balance():
-    """objective=paper is half of the released objective where both KL gradients agree: L_Z's gradient is exactly half."""
-    z, egz = sphere.sample(32, 64), sphere.sample(32, 64)
-    gradients = {}
-    for objective in age.OBJECTIVES:
-        leaf = egz.clone().requires_grad_()
-        age.recon_z(age.Config(M=64, objective=objective))(sphere.project(leaf), z).backward()
-        gradients[objective] = leaf.grad
-    assert torch.allclose(gradients["released"], 2 * gradients["paper"], atol=1e-5)
 
 
 @pytest.mark.parametrize(("margin", "learns"), [(-100.0, False), (100.0, True)])
@@ -190,35 +168,3 @@ def test_averages_of_the_networks():
         for k, v in nets[name].named_parameters():
             assert torch.allclose(average[k], decay * old[name][k] + (1 - decay) * v.detach(), atol=1e-6)
     assert sorted(age.make_step(*setup(ema_e=0.7)[:2]).modules) == ["e", "e_ema", "g"]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"prior": "gaussian"},
-        {"divergence": "nearest"},
-        {"divergence": "nearest", "prior": "gaussian", "objective": "paper"},
-        {"objective": "paper"},
-        {"recon_x": "l2", "recon_x_in_g": 5.0},
-    ],
-)
-def test_every_variant_trains(settings):
-    nets, cfg, x = setup(**settings)
-    step = age.make_step(nets, cfg)
-    before = snapshot(nets["g"])
-    logs = step(x)
-    assert set(logs) == {"l_x", "kl_real", "kl_fake", "l_z", "var_real", "var_fake"}
-    assert all(torch.isfinite(v) for v in logs.values())
-    assert moved(before, nets["g"]) == set(before)
-
-
-def test_bf16_follows_fp32():
-    """Ten iterations both ways from the same start: losses agree to bf16's rounding."""
-    runs = {}
-    for precision in ("fp32", "bf16"):
-        nets, cfg, x = setup(precision=precision)
-        step = age.make_step(nets, cfg)
-        torch.manual_seed(5)
-        runs[precision] = [{k: v.item() for k, v in step(x).items()} for _ in range(10)][-1]
-    for key, value in runs["fp32"].items():
-        assert runs["bf16"][key] == pytest.approx(value, rel=0.05, abs=0.02), key

@@ -1,4 +1,4 @@
-"""Conditional AGE: what L reaches, the losses written out once more, that it learns a mixture of colours, and its colours."""
+"""Conditional AGE: what L reaches, its losses written out once more, that it learns a mixture of colours; its colours."""
 
 import copy
 

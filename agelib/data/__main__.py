@@ -17,31 +17,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code is 1 if a set could not be prepared, 0 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m agelib.data", description="List or prepare data sets.")
     parser.add_argument("--list", action="store_true", help="list the sets (the default)")
-    parser.add_argument(
-        "--fetch", nargs="+", default=[], metavar="NAME", help=f"{', '.join(NAMES)}, folder:PATH or npz:PATH"
-    )
+    what = f"{', '.join(NAMES)}, folder:PATH or npz:PATH"
+    parser.add_argument("--fetch", nargs="+", default=[], metavar="NAME", help=what)
     parser.add_argument("--split", action="append", help="a split to prepare (default: train and test)")
-    parser.add_argument("--size", type=int, help="height and width in pixels (default: the set's own)")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB (default: the set's own)")
-    parser.add_argument("--root", help="data root (default: $AGELIB_DATA, else data/)")
     parser.add_argument("--no-download", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
     if args.list or not args.fetch:
-        print(f"data root {args.root or data_root()}, packs in {', '.join(map(str, pack_folders(args.root)))}")
-        for name, where in available(args.root).items():
-            print(f"{name:15} {where}")
-    failed, options = False, {"size": args.size, "channels": args.channels, "root": args.root}
+        print(f"data root {data_root()}, packs in {', '.join(map(str, pack_folders()))}")
+        print("\n".join(f"{name:15} {where}" for name, where in available().items()))
+    failed = 0
     for name, split in [(name, split) for name in args.fetch for split in args.split or ("train", "test")]:
         begun = time.perf_counter()
         try:
-            found = load(name, split, download=not args.no_download, **options)
+            found = load(name, split, download=not args.no_download)
+            shape = "x".join(map(str, found.images.shape))
+            print(f"{name} {split}: {shape}, {found.source} ({time.perf_counter() - begun:.1f} s)")
         except (DataError, ValueError) as err:
-            failed = True
+            failed = 1
             print(f"{name} {split}: {err}", file=sys.stderr)
-            continue
-        shape = "x".join(map(str, found.images.shape))
-        print(f"{name} {split}: {shape}, {found.source} ({time.perf_counter() - begun:.1f} s)")
-    return int(failed)
+    return failed
 
 
 if __name__ == "__main__":

@@ -2,84 +2,59 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import psutil
+from numpy.lib.npyio import NpzFile
 
-from agelib.data.sets import DataError
+from agelib.data.sets import DataError, plain, reading
 
 MAX_CLASSES = 1 << 16  # where nobody says how many there are
 
 
 def read(path: Path, key: str, kinds: str, ndim: tuple[int, ...] = (1,), optional: bool = False) -> np.ndarray | None:
-    """One array of an .npz, read-only; None if it is absent and optional.
+    """One array of an .npz; None if it is absent and optional.
 
     kinds: the numpy kinds admitted ("u", "iu", "U").  ndim: the numbers of dimensions admitted.  Raises DataError naming
     the file and the array, also for one that would not fit into the memory that is free.
     """
-    with _opened(path, key, optional) as f:
-        if f is None:
+    with reading(f"{path}, `{key}`"), NpzFile(plain(path), allow_pickle=False) as npz:
+        if optional and key not in npz:
             return None
-        shape, fortran, dtype = _header(f)
-        if dtype.kind not in kinds or len(shape) not in ndim:
-            wanted = f"kind {'/'.join(kinds)} of {' or '.join(map(str, ndim))} dimensions"
-            raise DataError(f"{path}: `{key}` is {dtype} {shape}, expected {wanted}")
-        size, free = math.prod(shape) * dtype.itemsize, psutil.virtual_memory().available
+        size, free = npz.zip.getinfo(f"{key}.npy").file_size, psutil.virtual_memory().available
         if size > free:
-            raise DataError(f"{path}: `{key}` would unpack to {size:,} bytes, {free:,} bytes of memory are free")
-        data = f.read(size + 1)
-        if len(data) != size:
-            raise DataError(f"{path}: `{key}` is {dtype} {shape}, {size:,} bytes, but another number is stored")
-        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+            raise ValueError(f"it would unpack to {size:,} bytes, {free:,} bytes of memory are free")
+        found = npz[key]
+    if found.dtype.kind not in kinds or found.ndim not in ndim:
+        wanted = f"kind {'/'.join(kinds)} of {' or '.join(map(str, ndim))} dimensions"
+        raise DataError(f"{path}: `{key}` is {found.dtype} {found.shape}, expected {wanted}")
+    return found
 
 
 def shape(path: Path, key: str) -> tuple[int, ...]:
     """The shape of one array by its header. Raises DataError naming the file."""
-    with _opened(path, key) as f:
-        return _header(f)[0]
+    with reading(f"{path}, `{key}`"), zipfile.ZipFile(plain(path)) as zf, zf.open(f"{key}.npy") as f:
+        np.lib.format.read_magic(f)
+        return np.lib.format.read_array_header_1_0(f)[0]
+
+
+def classes(path: Path, n: int, n_classes: int | None) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """`labels`, int64 (n,), and `class_names` of an .npz, each None if it is absent. n_classes: None if nobody says it."""
+    labels, names = read(path, "labels", "iu", optional=True), read(path, "class_names", "U", optional=True)
+    names = None if names is None else tuple(map(str, names))
+    n_classes = len(names) if n_classes is None and names is not None else n_classes
+    if names is not None and len(names) != n_classes:
+        raise DataError(f"{path}: {len(names)} class names, expected {n_classes}")
+    return None if labels is None else check_labels(labels, n, n_classes, str(path)), names
 
 
 def check_labels(labels: np.ndarray, n: int, n_classes: int | None, what: str) -> np.ndarray:
     """Labels as int64 (n,), every one in 0..n_classes-1 (MAX_CLASSES for None); DataError naming `what` otherwise."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{what}: labels are {labels.dtype}, expected integers")
-    if labels.shape != (n,):
-        raise DataError(f"{what}: labels have shape {labels.shape}, expected ({n},), one an image")
-    top = MAX_CLASSES if n_classes is None else n_classes
-    if n and (labels.min() < 0 or labels.max() >= top):
-        raise DataError(f"{what}: labels lie in {labels.min()}..{labels.max()}, expected 0..{top - 1}")
+    if labels.dtype.kind not in "iu" or labels.shape != (n,):
+        raise DataError(f"{what}: labels are {labels.dtype} {labels.shape}, expected integers ({n},), one an image")
+    top = (MAX_CLASSES if n_classes is None else n_classes) - 1
+    if n and (labels.min() < 0 or labels.max() > top):
+        raise DataError(f"{what}: labels lie in {labels.min()}..{labels.max()}, expected 0..{top}")
     return labels.astype(np.int64)
-
-
-@contextmanager
-def _opened(path: Path, key: str, optional: bool = False) -> Iterator[IO[bytes] | None]:
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("not a plain file")  # opening a fifo would wait for ever
-        with zipfile.ZipFile(path) as zf:
-            if optional and f"{key}.npy" not in zf.namelist():
-                yield None
-            else:
-                with zf.open(f"{key}.npy") as f:
-                    yield f
-    except DataError:
-        raise
-    except Exception as err:  # a damaged file can raise nearly anything
-        told = f"{type(err).__name__}: {' '.join(str(err).split())[:200]}"
-        raise DataError(f"{path}: cannot read `{key}` ({told}): damaged?") from err
-
-
-def _header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(f)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = reader(f)
-    if dtype.hasobject:
-        raise ValueError("pickled objects are refused")
-    return shape, fortran, dtype

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import socket
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,122 +23,87 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from agelib.data.sets import DataError, Source
+from agelib.data.sets import DataError, Source, plain, reading
 
 FORMAT = 2  # of the folder and of the preparation; another number makes the cache prepare anew
-WHOLE = 1 << 28  # bytes: images up to this size are hashed whole once a process (0.3 s), larger ones by a sample
-_KINDS = {"source": str, "class_names": list | None, "official": int | None, "sha256": str, "sample": str, "mtime_ns": int}
+_KINDS = {"source": str, "class_names": list | None, "official": int | None, "sha256": str, "labels": bool, "shape": list}
 _checked: set[tuple] = set()
 
 
 def read(folder: Path, recipe: str) -> tuple[np.ndarray, np.ndarray | None, dict] | None:
     """Images, labels and the content of about.json; None when the split is not there or was made by another recipe.
 
-    recipe: version of whatever made the images.  Once a process the content is compared with the sha256 it was written
-    with: whole up to 256 MiB, and where the time of the file has changed; else 256 images spread over the file.
-    Raises DataError naming the file that is damaged.
+    Once a process, and again where the time of a file has changed, the content is compared with the sha256 it was written
+    with.  Raises DataError naming the file that is damaged.
     """
-    path = folder / "about.json"
-    advice = f"delete {folder} to prepare it anew"
-    for each in (path, folder / "images.npy", folder / "labels.npy"):
-        if each.exists() and not each.is_file():  # opening a fifo would wait for ever
-            raise DataError(f"{each}: not a plain file; {advice}")
-    try:
-        about = json.loads(path.read_text("utf-8"))
-        if about["format"] != FORMAT or about["recipe"] != recipe:
+    if not folder.is_dir():
+        return None
+    page, pixels, classes = (folder / name for name in ("about.json", "images.npy", "labels.npy"))
+    labels, advice = None, f"; delete {folder} to prepare it anew"
+    with reading(page, "damaged", advice):
+        about = json.loads(plain(page).read_text("utf-8"))
+        if (about["format"], about["recipe"]) != (FORMAT, recipe):
             return None
-        for key, kind in _KINDS.items():
-            if not isinstance(about[key], kind):
-                raise ValueError(f"{key} is {about[key]!r}")
-        path = folder / "images.npy"
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        if wrong := [key for key, kind in _KINDS.items() if not isinstance(about[key], kind)]:
+            raise ValueError(f"{wrong[0]} is {about[wrong[0]]!r}")
+    with reading(pixels, "damaged", advice):
+        images = np.load(plain(pixels), mmap_mode="r", allow_pickle=False)
         if images.dtype != np.uint8 or list(images.shape) != about["shape"]:
             raise ValueError(f"{images.dtype} {images.shape}, expected uint8 {about['shape']}")
-        mtimes, labels = [path.stat().st_mtime_ns], None
-        if about["labels"]:
-            path = folder / "labels.npy"
-            labels = np.load(path, allow_pickle=False)
+        stamps = [pixels.stat().st_mtime_ns]
+    if about["labels"]:
+        with reading(classes, "damaged", advice):
+            labels = np.load(plain(classes), allow_pickle=False)
             if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
                 raise ValueError(f"{labels.dtype} {labels.shape}, expected int64 ({len(images)},)")
             labels.setflags(write=False)
-            mtimes.append(path.stat().st_mtime_ns)
-        if (key := (str(folder), about["sha256"], *mtimes)) not in _checked:
-            path = folder / "images.npy"
-            whole = images.nbytes <= WHOLE or mtimes[0] != about["mtime_ns"]
-            found = content_sha256(images, labels) if whole else _sample(images, labels)
-            if found != about["sha256" if whole else "sample"]:
-                raise ValueError("the sha256 of images and labels differs from the one they were written with")
-            _checked.add(key)
-        return images, labels, about
-    except (FileNotFoundError, NotADirectoryError) as err:
-        if not folder.is_dir():
-            return None
-        raise DataError(f"{path}: missing; {advice}") from err
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as err:
-        detail = f"has no {err}" if isinstance(err, KeyError) else str(err)
-        raise DataError(f"{path}: damaged ({detail}); {advice}") from err
+            stamps.append(classes.stat().st_mtime_ns)
+    if (state := (str(folder), about["sha256"], *stamps)) not in _checked:
+        if content_sha256(images, labels) != about["sha256"]:
+            raise DataError(f"{pixels}: damaged (the sha256 of images and labels differs from the one written){advice}")
+        _checked.add(state)
+    return images, labels, about
 
 
 def write(folder: Path, recipe: str, source: Source, size: int, channels: int) -> None:
-    """Prepare one split. Streams: one block of images is in memory at a time.
+    """Prepare one split, one block of images in memory at a time.
 
-    Raises DataError when the source fails, is empty, or gives an image that does not fit, and where the disk is full or
-    cannot be written to; nothing is left behind then.
+    Raises DataError when the source fails or gives other images than it announced, and where the disk is full or cannot be
+    written to; nothing is left behind then.
     """
-    shape = (source.n, channels, size, size)
-    if source.n < 1:
-        raise DataError(f"{source.line}: no images")
     try:
         with aside(folder) as partial:
-            needed, free = int(np.prod(shape, dtype=object)), shutil.disk_usage(partial).free
-            if needed > free:
-                raise DataError(f"{folder}: needs {needed >> 20:,} MiB, the disk has {free >> 20:,} MiB free")
-            digest = _write_images(partial / "images.npy", source, shape)
+            images = _written(partial / "images.npy", source, (source.n, channels, size, size))
             if source.labels is not None:
                 np.save(partial / "labels.npy", source.labels)
-                digest.update(source.labels.astype("<i8").tobytes())
-            about = {
-                "format": FORMAT,
-                "recipe": recipe,
-                "source": "; ".join([source.line, *source.notes]),
-                "official": source.official,
-                "class_names": None if source.class_names is None else list(source.class_names),
-                "shape": list(shape),
-                "labels": source.labels is not None,
-                "sha256": digest.hexdigest(),
-                "sample": _sample(np.load(partial / "images.npy", mmap_mode="r"), source.labels),
-                "mtime_ns": (partial / "images.npy").stat().st_mtime_ns,
-            }
+            about = {"format": FORMAT, "recipe": recipe, "source": "; ".join([source.line, *source.notes])}
+            about |= {"official": source.official, "class_names": source.class_names, "shape": images.shape}
+            about |= {"labels": source.labels is not None, "sha256": content_sha256(images, source.labels)}
             (partial / "about.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
             for path in (*partial.iterdir(), partial):
                 _sync(path)
             if folder.exists() and read(folder, recipe) is None:  # of another recipe
-                os.rename(folder, partial / "former")
+                shutil.rmtree(folder)
             try:
                 os.rename(partial, folder)
             except OSError:
                 if read(folder, recipe) is None:  # else another process was faster
                     raise
             _sync(folder.parent)
-            shutil.rmtree(folder / "former", ignore_errors=True)
     except OSError as err:
         raise DataError(f"{folder}: cannot be prepared ({err}); $AGELIB_DATA names another data root") from err
 
 
 @contextmanager
 def aside(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, to be filled and renamed; removed at the end if it is still there.
-
-    What killed processes of this machine left there is removed first.
-    """
-    mark = f"-{socket.gethostname()}-"
+    """An empty folder beside `target`, to be filled and renamed; removed at the end, as is what killed processes left."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    mark = f"-{socket.gethostname()}-"
     for path in target.parent.glob(f".*{mark}*"):
         pid = path.name.rpartition(mark)[2].partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-    partial = target.parent / f".{target.name}{mark}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    partial.mkdir()
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}{mark}{os.getpid()}-", dir=target.parent))
     try:
         yield partial
     finally:
@@ -148,32 +113,25 @@ def aside(target: Path) -> Iterator[Path]:
 def content_sha256(images: np.ndarray, labels: np.ndarray | None) -> str:
     """sha256 (hex) of the image bytes in C order, then of the labels as little-endian int64."""
     digest = hashlib.sha256()
-    step = max(1, (1 << 22) // max(1, images[:1].nbytes))
-    for a in range(0, len(images), step):
-        digest.update(np.ascontiguousarray(images[a : a + step]))
+    for a in range(0, len(images), 1024):
+        digest.update(np.ascontiguousarray(images[a : a + 1024]))
     if labels is not None:
         digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
 
 
-def _sample(images: np.ndarray, labels: np.ndarray | None) -> str:
-    return content_sha256(images[:: max(1, len(images) // 256)], labels)
-
-
-def _write_images(path: Path, source: Source, shape: tuple[int, int, int, int]) -> hashlib._Hash:
-    digest, n = hashlib.sha256(), 0
+def _written(path: Path, source: Source, shape: tuple[int, int, int, int]) -> np.ndarray:
+    n = 0
     with path.open("wb") as f:
         np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for x in source.blocks(shape[2], shape[1]):
-            if x.dtype != np.uint8 or x.ndim not in (3, 4) or x.shape[-3:] != shape[1:]:
+            if x.dtype != np.uint8 or x.shape[-3:] != shape[1:]:
                 raise DataError(f"{source.line}: an image is {x.dtype} {x.shape}, expected uint8 {shape[1:]}")
-            x = np.ascontiguousarray(x)
-            f.write(x.data)
-            digest.update(x.data)
-            n += 1 if x.ndim == 3 else len(x)
-    if n != shape[0]:
+            f.write(np.ascontiguousarray(x).data)
+            n += len(x) if x.ndim == 4 else 1
+    if n != shape[0] or n == 0:
         raise DataError(f"{source.line}: gave {n:,} images, {shape[0]:,} were announced")
-    return digest
+    return np.load(path, mmap_mode="r")
 
 
 def _sync(path: Path) -> None:

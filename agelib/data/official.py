@@ -1,9 +1,8 @@
 """The official data sets from their own files, placed by hand or downloaded.
 
 Every file with a published checksum is compared with it before it is read. Archives are unpacked once into the data root.
-CIFAR-10 and SVHN are read by torchvision.datasets. Of CelebA the AGE crop is taken; Stanford Cars are divided anew: the
-paper trains on "16,000 images", nearly all of the 16,185 there are, so both official halves (8,144 + 8,041) are joined and
-185 images drawn with a fixed seed are `test`. With the training half alone, every tenth image is `test`.
+Stanford Cars are divided anew: the paper trains on "16,000 images", nearly all of the 16,185 there are, so both official
+halves are joined and 185 images drawn with a fixed seed are `test`. With the training half alone every tenth image is.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import hashlib
 import os
 import shutil
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +22,15 @@ from PIL import Image
 from agelib.data.arrays import check_labels
 from agelib.data.cache import aside
 from agelib.data.pixels import decode, raw_blocks, to_array
-from agelib.data.sets import REAL, Blocks, DataError, Source
+from agelib.data.sets import REAL, Blocks, DataError, Source, plain, reading
 
 TIMEOUT_S = 30.0  # without an answer from the server
 SEED = 0  # of the cars' held-out draw, and of the order of Tiny ImageNet's training images, which the files keep by class
 CARS_HELD_OUT, CARS = 185, 16_185
 TEST_LABELS = "cars_test_annos_withlabels.mat"
-CELEBA_SIZE = 64  # width and height of the AGE crop
-CELEBA_HEIGHT, CELEBA_TOP = 78, 7  # height of the resized image; rows 7..70 are kept
+CELEBA_SIZE, CELEBA_HEIGHT, CELEBA_TOP = 64, 78, 7  # AGE crop: resized to 64 wide x 78 high, rows 7..70 kept
 CELEBA_CODES = {"train": 0, "validation": 1, "test": 2}
 MARK = ".checked"  # in a folder that was unpacked here from an archive with the right checksum
-
 
 # file, its MD5 as the sets' pages and torchvision give it, the SHA-256 of the same bytes where it could be had
 _SUMS = """
@@ -65,10 +61,8 @@ URLS: dict[str, tuple[str, ...]] = {  # where a set's files lie, tried in order
     "svhn": ("https://ufldl.stanford.edu/housenumbers", "http://ufldl.stanford.edu/housenumbers"),
     "tiny_imagenet": ("https://cs231n.stanford.edu", "http://cs231n.stanford.edu"),
 }
-DRIVE = {  # ids on Google Drive
-    "img_align_celeba.zip": "0B7EVK8r0v71pZjFTYXZWM3FlRnM",
-    "list_eval_partition.txt": "0B7EVK8r0v71pY0NSMzRuSXJEVkk",
-}
+_IDS = ("0B7EVK8r0v71pZjFTYXZWM3FlRnM", "0B7EVK8r0v71pY0NSMzRuSXJEVkk")  # on Google Drive
+DRIVE = dict(zip(("img_align_celeba.zip", "list_eval_partition.txt"), _IDS, strict=True))
 UNPACKS = {"cifar-10-python.tar.gz": "cifar-10-batches-py", "car_devkit.tgz": "devkit"}  # else the name without its suffix
 # Folders that are searched, in this order, below the data root and then below the folders of packs.
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -107,40 +101,29 @@ def present(name: str, split: str, bases: list[Path]) -> bool:
 
 
 def open_split(name: str, split: str, bases: list[Path]) -> Source:
-    """One split of a set whose files are `present`. bases: the data root, which archives are unpacked into, then others.
-
-    Raises DataError naming the file that is missing, damaged or another version.
-    """
+    """One split of a set whose files are `present`. bases: the data root, which archives are unpacked into, then others."""
     readers = {"mnist": _mnist, "cifar10": _cifar10, "svhn": _svhn, "celeba": _celeba, "tiny_imagenet": _tiny}
     return (readers | {"stanford_cars": _cars})[name](split, bases)
 
 
 def check(path: Path, *sums: str) -> Path:
     """Return `path` if its MD5 (and SHA-256, where known) is the official one; DataError naming both sums otherwise."""
-    for kind, expected in zip(("md5", "sha256"), sums or SUMS[path.name], strict=False):
-        with _reading(path):
-            if path.exists() and not path.is_file():
-                raise OSError("not a plain file")  # opening a fifo would wait for ever
-            with path.open("rb") as f:
-                found = hashlib.file_digest(f, kind).hexdigest()
-        if found != expected:
-            advice = f"({path.stat().st_size:,} bytes): truncated, changed or another version; fetch it again"
-            raise DataError(f"{path}: {kind} {found}, expected {expected} {advice}")
+    with reading(path), plain(path).open("rb") as f:
+        for kind, expected in zip(("md5", "sha256"), sums or SUMS[path.name], strict=False):
+            f.seek(0)
+            if (found := hashlib.file_digest(f, kind).hexdigest()) != expected:
+                advice = f"({f.tell():,} bytes): truncated, changed or another version; fetch it again"
+                raise DataError(f"{path}: {kind} {found}, expected {expected} {advice}")
     return path
 
 
-# ---- the sets
-
-
 def _mnist(split: str, bases: list[Path]) -> Source:
-    """28 x 28 grey, labels 0..9. The four IDX files, gzipped or plain, need no parser once their MD5 is right."""
+    """28 x 28 grey, labels 0..9. The IDX files, gzipped or plain, need no parser once their MD5 is right."""
     arrays = []
     for file, shape in zip(needed("mnist", split), ((-1, 1, 28, 28), (-1,)), strict=True):
         path = check(find(bases, "mnist", file))
-        with _reading(path):
-            content = path.read_bytes()
-            content = gzip.decompress(content) if path.suffix == ".gz" else content
-            arrays.append(np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape[:3])).reshape(shape))
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        arrays.append(np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape[:3])).reshape(shape))
     return _from_arrays("mnist", split, *arrays, path)
 
 
@@ -150,113 +133,93 @@ def _cifar10(split: str, bases: list[Path]) -> Source:
     known = _torchvision().CIFAR10
     for file, md5 in (*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])):
         check(folder / file, md5)
-    with _reading(folder):
+    with reading(folder):
         found = known(folder.parent, train=split == "train")
-        images, labels = found.data.transpose(0, 3, 1, 2), np.array(found.targets)
-    return _from_arrays("cifar10", split, images, labels, folder)
+    return _from_arrays("cifar10", split, found.data.transpose(0, 3, 1, 2), np.array(found.targets), folder)
 
 
 def _svhn(split: str, bases: list[Path]) -> Source:
     """Cropped digits (format 2): 32 x 32 RGB, labels 0..9 (the file writes the digit 0 as 10)."""
     path = check(find(bases, "svhn", f"{split}_32x32.mat"))
-    with _reading(path):
+    with reading(path):
         found = _torchvision().SVHN(path.parent, split)
     return _from_arrays("svhn", split, found.data, found.labels, path)
 
 
 def _celeba(split: str, bases: list[Path]) -> Source:
-    """The AGE crop (as in ALI) of the official partition's images in the order of their numbers; no labels."""
+    """The AGE crop of the official partition's images in the order of their numbers; no labels."""
     notes: list[str] = []
-    path = check(find(bases, "celeba", "list_eval_partition.txt"))
-    rows = [line.split() for line in path.read_text("ascii").splitlines()]
-    chosen = sorted(file for file, code in rows if int(code) == CELEBA_CODES[split])
+    rows = check(find(bases, "celeba", "list_eval_partition.txt")).read_text("ascii").splitlines()
+    chosen = sorted(file for file, code in map(str.split, rows) if int(code) == CELEBA_CODES[split])
     paths = _all_there(_unpacked("celeba", "img_align_celeba.zip", bases, notes), chosen)
-    return _from_files("celeba", split, paths, None, None, notes)
+    return _from_files("celeba", split, paths, notes)
 
 
 def _tiny(split: str, bases: list[Path]) -> Source:
-    """Tiny ImageNet: 64 x 64 RGB, 200 classes, index = rank of the WordNet id. Its test images carry no labels, so its
-    validation split is `test`; the training images are in a fixed random order."""
+    """64 x 64 RGB, 200 classes, index = rank of the WordNet id. `test` is the validation split, since the test images carry
+    no labels; the training images are in a fixed random order."""
     notes: list[str] = []
     folder = _unpacked("tiny_imagenet", "tiny-imagenet-200.zip", bases, notes)
-    with _reading(folder / "wnids.txt"):
+    with reading(folder / "wnids.txt"):
         ids = sorted((folder / "wnids.txt").read_text("ascii").split())
-    if len(set(ids)) != REAL["tiny_imagenet"].n_classes:
-        raise DataError(f"{folder / 'wnids.txt'}: {len(set(ids))} WordNet ids, expected 200")
+        if len(set(ids)) != REAL["tiny_imagenet"].n_classes:
+            raise ValueError(f"{len(set(ids))} WordNet ids, expected 200")
     if split == "train":
         files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("train/*/images/*.JPEG"))
-        listed = [(file, file.split("/")[1]) for file in files]
-        listed = [listed[i] for i in np.random.default_rng(SEED).permutation(len(listed))]
+        listed = [(files[i], files[i].split("/")[1]) for i in np.random.default_rng(SEED).permutation(len(files))]
     else:
-        path = folder / "val" / "val_annotations.txt"
-        with _reading(path):
+        with reading(path := folder / "val" / "val_annotations.txt"):
             listed = [tuple(line.split("\t")[:2]) for line in path.read_text("ascii").splitlines()]
             _all_there(folder / "val" / "images", [file for file, _ in listed])
             listed = [(f"val/images/{file}", wnid) for file, wnid in listed]
-    rank = {wnid: k for k, wnid in enumerate(ids)}
-    if strange := [file for file, wnid in listed if wnid not in rank]:
+    if strange := [file for file, wnid in listed if wnid not in ids]:
         raise DataError(f"{folder / strange[0]}: of a class that wnids.txt does not name")
-    labels = np.array([rank[wnid] for _, wnid in listed], np.int64)
-    return _from_files("tiny_imagenet", split, [folder / file for file, _ in listed], labels, tuple(ids), notes)
+    labels = np.array([ids.index(wnid) for _, wnid in listed], np.int64)
+    return _from_files("tiny_imagenet", split, [folder / file for file, _ in listed], notes, labels, tuple(ids))
 
 
 def _cars(split: str, bases: list[Path]) -> Source:
     """One split of the pooled images: 64 x 64 RGB by default, 196 classes; grey images are converted and counted."""
     notes: list[str] = []
-    devkit = _unpacked("stanford_cars", "car_devkit.tgz", bases, [])
+    devkit, n_classes = _unpacked("stanford_cars", "car_devkit.tgz", bases, []), REAL["stanford_cars"].n_classes
     class_names = tuple(map(str, _mat(devkit / "cars_meta.mat", "class_names")))
-    if len(class_names) != REAL["stanford_cars"].n_classes:
-        raise DataError(f"{devkit / 'cars_meta.mat'}: {len(class_names)} classes of cars, expected 196")
-    paths, labels = _cars_half("cars_train.tgz", devkit / "cars_train_annos.mat", bases, notes)
-    pooled = find(bases, "stanford_cars", "cars_test.tgz") is not None
-    if pooled:
-        annotations = find(bases, "stanford_cars", TEST_LABELS)
-        if annotations is None:
-            where = find(bases, "stanford_cars", "cars_test.tgz")
-            raise DataError(f"{where}: its labels are missing: put {TEST_LABELS} (md5 {SUMS[TEST_LABELS][0]}) beside it")
-        more, more_labels = _cars_half("cars_test.tgz", check(annotations), bases, notes)
-        paths, labels = paths + more, np.concatenate([labels, more_labels])
-    n = len(paths)
-    chosen = divide(n, split, pooled)
-    if len(chosen) == 0:
-        raise DataError(f"{devkit}: {n} images are too few to hold any out")
-    labels = check_labels(labels - 1, n, len(class_names), f"{devkit}, classes less 1")[chosen]
-    if pooled:
-        amount = "all" if n == CARS else f"from {n:,} of the official {CARS:,}:"
-        line = f"official files, {amount} {len(chosen):,} {split} images"
-        held_out = min(CARS_HELD_OUT, n // 10)
-        notes.append(f"{n - held_out:,} train / {held_out} held out of the pooled halves, seed {SEED}")
+    if len(class_names) != n_classes:
+        raise DataError(f"{devkit / 'cars_meta.mat'}: {len(class_names)} classes of cars, expected {n_classes}")
+    paths, classes = _cars_half("cars_train.tgz", devkit / "cars_train_annos.mat", bases, notes)
+    line = "official files, {:,} of 8,144 official training images"
+    if (pooled := find(bases, "stanford_cars", "cars_test.tgz")) is not None:
+        if (annotations := find(bases, "stanford_cars", TEST_LABELS)) is None:
+            raise DataError(f"{pooled}: its labels are missing: put {TEST_LABELS} (md5 {SUMS[TEST_LABELS][0]}) beside it")
+        more, more_classes = _cars_half("cars_test.tgz", check(annotations), bases, notes)
+        paths, classes = paths + more, classes + more_classes
+        line = f"official files, {{:,}} {split} images of {len(paths):,}, officially {CARS:,}"
+        notes.append(f"{min(CARS_HELD_OUT, len(paths) // 10)} held out of the pooled halves, seed {SEED}")
     else:
-        line = f"official files, {len(chosen):,} of 8,144 official training images"
         notes.append("only the official training half is there, so every tenth image is held out as test")
-    source = _from_files("stanford_cars", split, [paths[i] for i in chosen], labels, class_names, notes)
-    return replace(source, line=line, official=len(chosen) if pooled and n == CARS else None)
+    chosen = divide(len(paths), split, pooled is not None)
+    labels = check_labels(np.array(classes) - 1, len(paths), n_classes, f"{devkit}, classes less 1")[chosen]
+    source = _from_files("stanford_cars", split, [paths[i] for i in chosen], notes, labels, class_names)
+    return replace(source, line=line.format(len(chosen)), official=len(chosen) if len(paths) == CARS else None)
 
 
 def divide(n: int, split: str, pooled: bool) -> np.ndarray:
     """Indices of a split of n cars. pooled: the seeded draw, its order random; else every tenth image is test."""
     if not pooled:
-        tenth = np.arange(n) % 10 == 9
-        return np.flatnonzero(tenth if split == "test" else ~tenth)
+        return np.flatnonzero((np.arange(n) % 10 == 9) == (split == "test"))
     order, held_out = np.random.default_rng(SEED).permutation(n), min(CARS_HELD_OUT, n // 10)
     return order[n - held_out :] if split == "test" else order[: n - held_out]
 
 
-def _cars_half(archive: str, annotations: Path, bases: list[Path], notes: list[str]) -> tuple[list[Path], np.ndarray]:
+def _cars_half(archive: str, annotations: Path, bases: list[Path], notes: list[str]) -> tuple[list[Path], list[int]]:
     """Images in the order of the annotations, and their classes from 1."""
     table = _mat(annotations, "annotations")
-    with _reading(annotations):
-        files = [Path(str(file)).name for file in table["fname"]]
-        labels = np.array([int(label) for label in table["class"]], np.int64)
-    return _all_there(_unpacked("stanford_cars", archive, bases, notes), files), labels
+    with reading(annotations):
+        files, classes = [Path(str(file)).name for file in table["fname"]], list(map(int, table["class"]))
+    return _all_there(_unpacked("stanford_cars", archive, bases, notes), files), classes
 
 
 def age_crop(im: Image.Image, size: int = CELEBA_SIZE) -> Image.Image:
-    """The AGE crop of an aligned 178 x 218 image: RGB, 64 x 64, or size x size if `size` is above 64.
-
-    The image is resized to 64 wide x 78 high (antialiased Lanczos), rows 7..70 are kept. For sizes below 64 the 64 x 64
-    crop is returned, to be resized by the caller.
-    """
+    """The AGE crop (Lanczos, as in ALI) of an aligned 178 x 218 image: RGB, 64 x 64, or size x size if that is larger."""
     im = im.convert("RGB")
     if size > CELEBA_SIZE:
         return im.resize((size, size), Image.Resampling.LANCZOS, box=celeba_box(im))
@@ -270,59 +233,45 @@ def celeba_box(im: Image.Image) -> tuple[float, float, float, float]:
     return 0.0, CELEBA_TOP / CELEBA_HEIGHT * h, 1.0 * w, (CELEBA_TOP + CELEBA_SIZE) / CELEBA_HEIGHT * h
 
 
-# ---- downloads
-
-
 def fetch(name: str, split: str, bases: list[Path]) -> str | None:
-    """Download the files of a split into the data root, bases[0], those already at hand aside.
+    """Download what is not at hand of a split into the data root, bases[0]: written aside, checked, renamed.
 
-    Returns None when all are there now, else one line saying what failed. A file is written aside, compared with its
-    checksums, then renamed: a broken download leaves nothing behind.
+    Returns None when all is there now, else one line saying what failed.
     """
     if name == "stanford_cars":
         return "they cannot be downloaded (the official host is gone)"
-    for file in needed(name, split):
+    for file in (file for file in needed(name, split) if find(bases, name, file) is None):
         target, failures = bases[0] / FOLDERS[name][0] / file, []
-        for place in () if find(bases, name, file) else URLS.get(name, ("Google Drive",)):
+        for place in URLS.get(name, ("Google Drive",)):
             try:
-                with aside(target) as partial:
-                    _download(f"{place}/{file}", partial)
-                    os.replace(check(partial / file), target)
+                with reading(file, "not fetched"), aside(target) as beside:
+                    _download(f"{place}/{file}", beside / file)
+                    os.replace(check(beside / file), target)
                 break
-            except Exception as err:  # gdown's errors have no class in common
-                failures.append(f"{place}/{file}: {_short(err)}")
+            except DataError as err:
+                failures.append(f"{place}: {err}")
         else:
-            if failures:
-                return f"the download of {file} failed ({'; '.join(failures)})"
+            return f"the download of {file} failed ({'; '.join(failures)})"
     return None
 
 
-def _download(url: str, folder: Path) -> None:
-    file = url.rpartition("/")[2]
-    if file in DRIVE:
-        _torchvision().utils.download_file_from_google_drive(DRIVE[file], folder, file)
+def _download(url: str, path: Path) -> None:
+    if path.name in DRIVE:
+        _torchvision().utils.download_file_from_google_drive(DRIVE[path.name], path.parent, path.name)
         return
     request = urllib.request.Request(url, headers={"User-Agent": "agelib"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, (folder / file).open("wb") as f:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, path.open("wb") as f:
         shutil.copyfileobj(answer, f)
-
-
-# ---- what they share
 
 
 def _from_arrays(name: str, split: str, images: np.ndarray, labels: np.ndarray, what: Path) -> Source:
     """images: uint8 (N, C, H, W)."""
-    spec = REAL[name]
-    labels = check_labels(labels.reshape(-1), len(images), spec.n_classes, str(what))
-    line = spec.line("official files", split, len(images))
-    return Source(
-        len(images), lambda size, c: raw_blocks(images, size, c), labels, spec.class_names, line, spec.official[split]
-    )
+    spec, n = REAL[name], len(images)
+    labels, line = check_labels(labels, n, spec.n_classes, str(what)), spec.line("official files", split, n)
+    return Source(n, partial(raw_blocks, images), labels, spec.class_names, line, spec.official[split])
 
 
-def _from_files(
-    name: str, split: str, paths: list[Path], labels: np.ndarray | None, class_names: tuple | None, notes: list[str]
-) -> Source:
+def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labels=None, class_names=None) -> Source:
     def blocks(size: int, channels: int) -> Blocks:
         grey = 0
         for path in paths:
@@ -338,25 +287,20 @@ def _from_files(
 
 def _content(file: str) -> str:
     """The folder (of MNIST the file) that an archive holds; another file's own name."""
-    if file.endswith((".zip", ".tgz", ".gz")):
-        return UNPACKS.get(file, file.rpartition(".")[0])
-    return file
+    return UNPACKS.get(file, file.rpartition(".")[0]) if file.endswith((".zip", ".tgz", ".gz")) else file
 
 
 def _unpacked(name: str, archive: str, bases: list[Path], notes: list[str]) -> Path:
-    """The folder that an archive holds, unpacked into the data root where it is not there yet.
-
-    A folder unpacked by hand has no checksum to compare with: that is noted.
-    """
+    """The folder that an archive holds, unpacked into the data root where it is not there yet; noted if that was by hand."""
     path = find(bases, name, archive)
     if path.name == archive:
         target = bases[0] / FOLDERS[name][0] / _content(archive)
         check(path)
-        with _reading(path), aside(target) as partial:
-            shutil.unpack_archive(path, partial, **({} if archive.endswith(".zip") else {"filter": "data"}))
-            (partial / target.name / MARK).write_text(SUMS[archive][0] + "\n")
+        with reading(path), aside(target) as beside:
+            shutil.unpack_archive(path, beside, **({} if archive.endswith(".zip") else {"filter": "data"}))
+            (beside / target.name / MARK).write_text(SUMS[archive][0] + "\n")
             if not target.exists():  # else another process was faster
-                os.rename(partial / target.name, target)
+                os.rename(beside / target.name, target)
         path = target
     if not (path / MARK).is_file():
         notes.append(f"{path.name} was unpacked by hand, so its files were compared with no checksum")
@@ -364,7 +308,7 @@ def _unpacked(name: str, archive: str, bases: list[Path], notes: list[str]) -> P
 
 
 def _all_there(folder: Path, files: list[str]) -> list[Path]:
-    with _reading(folder):
+    with reading(folder):
         there = set(os.listdir(folder))
     if not files or len(set(files)) != len(files):
         raise DataError(f"{folder}: its list names no image, or one twice")
@@ -376,30 +320,11 @@ def _all_there(folder: Path, files: list[str]) -> list[Path]:
 def _mat(path: Path, key: str) -> np.ndarray:
     import scipy.io
 
-    with _reading(path):
+    with reading(path):
         return np.atleast_1d(scipy.io.loadmat(path, variable_names=[key], squeeze_me=True)[key])
 
 
 def _torchvision():
-    from agelib import tv
+    from agelib.tv import import_torchvision
 
-    tv.import_torchvision()
-    import torchvision.datasets
-
-    return torchvision.datasets
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever a reader of others raises on a damaged file, as a DataError naming the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as err:
-        raise DataError(f"{path}: not readable ({_short(err)})") from err
-
-
-def _short(err: Exception) -> str:
-    lines = str(err).strip().splitlines()
-    return f"{type(err).__name__}: {lines[0][:200] if lines else ''}"
+    return import_torchvision().datasets

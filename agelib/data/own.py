@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from agelib.data import arrays
-from agelib.data.pixels import FORMATS, raw_blocks, read_image
+from agelib.data.pixels import SUFFIXES, raw_blocks, read_image
 from agelib.data.sets import Blocks, DataError, Source
 
 SEED = 0  # of the hold-out
-SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 TRAIN = ("train", "training")  # names of the training folder, in any case
 HELD_OUT = ("test", "testing", "val", "valid", "validation")  # of these the first that is there is the test split
 
@@ -44,12 +44,11 @@ def open_split(kind: str, path: Path, split: str) -> Source:
     return _folder(path, split) if kind == "folder" else _npz(path, split)
 
 
-def hold_out(n: int, split: str, path: Path) -> np.ndarray:
+def _hold_out(n: int, split: str, path: Path) -> np.ndarray:
     """Indices of a split of n images: a fixed random order, its first tenth (at least one image) is `test`."""
-    order = np.random.default_rng(SEED).permutation(n)
     if n < 2 and split == "test":
         raise DataError(f"{path}: {n} image is too few to hold one out as test")
-    n_test = max(1, round(n / 10)) if n > 1 else 0
+    order, n_test = np.random.default_rng(SEED).permutation(n), min(max(1, round(n / 10)), n - 1)
     return order[:n_test] if split == "test" else order[n_test:]
 
 
@@ -58,18 +57,11 @@ def _line(kind: str, path: Path, n: int, total: int, split: str, held_out: bool)
     return f"{line}; no split given, so a fixed tenth (seed {SEED}) is held out as test" if held_out else line
 
 
-def _marks(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-# ---- folder:
-
-
 def _folder(path: Path, split: str) -> Source:
     files, left_out = _list(path)
     listed = sorted(files)
-    total, tops = len(listed), {name.split("/")[0] if "/" in name else "" for name in listed}
-    called = {top.lower(): top for top in tops}
+    total, tops = len(listed), {_top(name) for name in listed}
+    called = {each.lower(): each for each in tops}
     train, test = (next((called[name] for name in names if name in called), None) for names in (TRAIN, HELD_OUT))
     given = train is not None and test is not None
     if test and not given:
@@ -77,21 +69,21 @@ def _folder(path: Path, split: str) -> Source:
     if tops == {train}:
         raise DataError(f"{path}: holds nothing but {train}/; give folder:{path / train}, of which a tenth is held out")
     if given:
-        for top in sorted(tops - {train, test}):
-            beside = sum(name.startswith(f"{top}/") if top else "/" not in name for name in listed)
-            left_out[f"in {top}/" if top else f"beside {train}/"] = beside
-        labelled = [name for name in listed if name.startswith((f"{train}/", f"{test}/"))]
-        listed = [name for name in labelled if name.startswith(f"{train if split == 'train' else test}/")]
+        of = {each: [name for name in listed if _top(name) == each] for each in tops}
+        held = {os.path.realpath(path / name) for name in of[test]}
+        shown = [name for name in of[train] if os.path.realpath(path / name) not in held]  # a link to a test image is none
+        left_out[f"in {train}/ and in {test}/"] = len(of[train]) - len(shown)
+        left_out |= {f"in {each}/" if each else f"beside {train}/": len(of[each]) for each in tops - {train, test}}
+        labelled, listed = shown + of[test], shown if split == "train" else of[test]
         order = np.random.default_rng(SEED).permutation(len(listed))
     else:
         below = {folder for name in listed for folder in PurePosixPath(name).parents}
         for folder in sorted(folder for folder in below if folder.name.lower() in TRAIN):
             if any(other.parent == folder.parent and other.name.lower() in HELD_OUT for other in below):
                 raise DataError(f"{path}: {folder} lies beside a test folder; give folder:{path / folder.parent}")
-        labelled, order = listed, hold_out(len(listed), split, path)
-    notes = [_said(left_out)] if left_out else []
-    classes = [name.split("/")[given:-1] for name in labelled]
-    labels = class_names = None
+        labelled, order = listed, _hold_out(total, split, path)
+    notes = [_said(left_out)] if left_out.total() else []
+    classes, labels, class_names = [name.split("/")[given:-1] for name in labelled], None, None
     if all(classes):
         class_names = tuple(sorted({parts[0] for parts in classes}))  # of both splits, so that an index means the same
         labels = np.array([class_names.index(name.split("/")[given]) for name in listed], np.int64)[order]
@@ -99,8 +91,7 @@ def _folder(path: Path, split: str) -> Source:
         notes.append(f"no labels, since {sum(not parts for parts in classes):,} images lie outside the class folders")
 
     def blocks(size: int, channels: int) -> Blocks:
-        for i in order.tolist():
-            yield read_image(path / listed[i], size, channels)
+        return (read_image(path / listed[i], size, channels) for i in order.tolist())
 
     line = _line("folder", path, len(order), total, split, not given)
     return Source(len(order), blocks, labels, class_names, line, notes=notes)
@@ -117,10 +108,8 @@ def _list(path: Path) -> tuple[dict[str, tuple], Counter]:
     while todo:
         below = todo.pop()
         with os.scandir(path / below) as entries:
-            for entry in entries:
+            for entry in (entry for entry in entries if not entry.name.startswith(".")):
                 name = f"{below}{entry.name}"
-                if entry.name.startswith("."):
-                    continue
                 if entry.is_dir(follow_symlinks=False):
                     todo.append(f"{name}/")
                 elif entry.is_dir():
@@ -136,35 +125,34 @@ def _list(path: Path) -> tuple[dict[str, tuple], Counter]:
     return found, left_out
 
 
+def _marks(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _said(left_out: Counter) -> str:
-    return f"left out: {', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()))}"
+    return f"left out: {', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()) if n)}"
 
 
-# ---- npz:
+def _top(name: str) -> str:
+    """The first folder of a relative name, "" of a file beside the folders."""
+    return name.split("/")[0] if "/" in name else ""
 
 
 def _npz(path: Path, split: str) -> Source:
     """`images` uint8 (N, H, W) or (N, H, W, C), C 1 or 3; optional `labels`, `class_names`, `split` (0 train, 1 test)."""
-    images = arrays.read(path, "images", "biufc", (0, 1, 2, 3, 4, 5))
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: `images` are {images.dtype}, expected uint8 (0..255)")
-    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)) or images.size == 0:
-        raise DataError(f"{path}: `images` have shape {images.shape}, expected (N, H, W) or (N, H, W, C) with C 1 or 3")
-    n = len(images)
-    labels, codes = (arrays.read(path, name, "biufcU", (0, 1, 2), optional=True) for name in ("labels", "split"))
-    class_names = arrays.read(path, "class_names", "U", optional=True)
-    class_names = None if class_names is None else tuple(map(str, class_names))
-    if class_names == ():
-        raise DataError(f"{path}: `class_names` is empty; leave it out where there are none")
-    if labels is not None:
-        labels = arrays.check_labels(labels, n, None if class_names is None else len(class_names), str(path))
+    images = arrays.read(path, "images", "biufcU", tuple(range(9)))
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)) or images.size == 0:
+        wanted = "uint8 (N, H, W) or (N, H, W, C) with C 1 or 3"
+        raise DataError(f"{path}: `images` are {images.dtype} {images.shape}, expected {wanted}")
+    n, what = len(images), f"{path}, `split`"
+    codes, (labels, class_names) = arrays.read(path, "split", "iu", optional=True), arrays.classes(path, n, None)
     if codes is None:
-        order = hold_out(n, split, path)
+        order = _hold_out(n, split, path)
     else:
-        order = np.flatnonzero(arrays.check_labels(codes, n, 2, f"{path}, `split`") == ("train", "test").index(split))
+        order = np.flatnonzero(arrays.check_labels(codes, n, 2, what) == ("train", "test").index(split))
     if len(order) == 0:
-        raise DataError(f"{path}: `split` has no {split} images (code {('train', 'test').index(split)})")
+        raise DataError(f"{what} has no {split} images (code {('train', 'test').index(split)})")
     view = (images[..., None] if images.ndim == 3 else images).transpose(0, 3, 1, 2)
     line = _line("npz", path, len(order), n, split, codes is None)
     labels = None if labels is None else labels[order]
-    return Source(len(order), lambda size, c: raw_blocks(view, size, c, order), labels, class_names, line)
+    return Source(len(order), partial(raw_blocks, view, order=order), labels, class_names, line)

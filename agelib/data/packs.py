@@ -6,6 +6,7 @@ different folders.
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import re
 from pathlib import Path
@@ -13,29 +14,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agelib.data.arrays import check_labels, read
-from agelib.data.official import CELEBA_SIZE, celeba_box
+from agelib.data.arrays import classes, read
+from agelib.data.official import CELEBA_SIZE, celeba_box, divide
 from agelib.data.pixels import decode, to_array
 from agelib.data.sets import REAL, Blocks, DataError, Source
 
 SPLIT_CODES = {"train": 0, "test": 1, "validation": 2, "extra": 3}
 LOSSLESS = ("mnist", "cifar10", "svhn")  # sets whose official files are lossless
 LOSSY_NOTE = "JPEG-coded, so not bit for bit the official pixels"
-HOLD_OUT_EVERY = 10  # of a pack without test images
 MAX_SHARED = 0.1  # of a part's images that may be in another part too; real sets hold a few images twice
 
 
 def find(name: str, folders: list[Path]) -> list[Path]:
     """The parts of a data set's pack in the order of their numbers; empty when no folder holds any.
 
-    A part found in two folders is taken from the first.  Raises DataError naming a part that is missing in between, and a
-    file that is nearly called like one (part01).
+    Raises DataError naming a part that is missing in between, one that two folders hold with different contents, and a file
+    that is nearly called like one (part01).
     """
     stem, parts = REAL[name].pack, {}
     for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"{stem}-part*.npz"))):
         if not (match := re.fullmatch(r"([1-9]\d*)", path.name[len(stem) + 5 : -4])):
             raise DataError(f"{path}: not a part's name; parts are called {stem}-part1.npz, {stem}-part2.npz, ...")
-        parts.setdefault(int(match[1]), path)
+        first = parts.setdefault(int(match[1]), path)
+        if not first.samefile(path) and not filecmp.cmp(first, path, shallow=False):
+            raise DataError(f"{path}: another content than {first}, which has the same number; remove one")
     if missing := list(itertools.islice((k for k in range(1, max(parts, default=0)) if k not in parts), 5)):
         lacking = ", ".join(f"{stem}-part{k}.npz" for k in missing)
         there = ", ".join(str(parts[k]) for k in sorted(parts))
@@ -45,13 +47,11 @@ def find(name: str, folders: list[Path]) -> list[Path]:
 
 def holds(name: str, split: str, parts: list[Path]) -> bool:
     """True if the pack can give this split: it has such images, or it is one that `open_split` divides itself."""
-    return bool(parts) and (
-        name == "stanford_cars" or any((read(path, "split", "u") == SPLIT_CODES[split]).any() for path in parts)
-    )
+    return any(name == "stanford_cars" or SPLIT_CODES[split] in read(path, "split", "u") for path in parts)
 
 
 def open_split(name: str, split: str, parts: list[Path]) -> Source:
-    """One split of a pack. The small arrays are read and checked now, the encoded images part by part as they are used.
+    """One split of a pack that `holds` it. The small arrays are read now, the encoded images part by part as they are used.
 
     Where stanford_cars has no test images in the pack, every tenth image (the last of each ten) is its test split.
     """
@@ -63,33 +63,28 @@ def open_split(name: str, split: str, parts: list[Path]) -> Source:
     _check_shared(opened)
     codes = np.concatenate([part.split for part in opened])
     notes = ["the crop is taken from images squashed to a square"] if name == "celeba" else []
-    chosen, official = codes == SPLIT_CODES[split], spec.official[split]
-    n, line = int(chosen.sum()), spec.line("pack", split, int(chosen.sum()))
+    chosen = np.flatnonzero(codes == SPLIT_CODES[split])
+    line, official = spec.line("pack", split, len(chosen)), spec.official[split]
     if name == "stanford_cars" and not (codes == SPLIT_CODES["test"]).any():
-        tenth = np.arange(len(codes)) % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
-        chosen = tenth if split == "test" else ~tenth
-        n, official = int(chosen.sum()), None  # a tenth held out here is not the official split, whatever its size
-        line = f"pack, {n:,} of 8,144 official training images"
+        chosen = divide(len(codes), split, pooled=False)
+        official = None  # a tenth held out here is not the official split, whatever its size
+        line = f"pack, {len(chosen):,} of 8,144 official training images"
         notes.append("the pack has no test split, so every tenth image is held out as test")
-    if n == 0:
-        raise DataError(f"pack {', '.join(p.name for p in parts)}: no {split} images (split code {SPLIT_CODES[split]})")
-    labels = None
-    if opened[0].labels is not None:
-        labels = np.concatenate([part.labels for part in opened])[chosen]
+    labels = None if opened[0].labels is None else np.concatenate([part.labels for part in opened])[chosen]
 
     def blocks(size: int, channels: int) -> Blocks:
         start = 0
         for part in opened:
-            mine = np.flatnonzero(chosen[start : start + part.n])
+            mine = chosen[(start <= chosen) & (chosen < start + part.n)] - start
             start += part.n
             images = part.images() if len(mine) else []
-            if name in LOSSLESS and len(mine) and images[0].startswith(b"\xff\xd8") and LOSSY_NOTE not in notes:
+            if name in LOSSLESS and images and images[0].startswith(b"\xff\xd8") and LOSSY_NOTE not in notes:
                 notes.append(LOSSY_NOTE)
             for i in mine.tolist():
                 im = decode(images[i], f"{part.path}, image {i}", ("JPEG", "PNG"))
                 yield to_array(_celeba_crop(im) if name == "celeba" else im, size, channels)
 
-    return Source(n, blocks, labels, opened[0].class_names or spec.class_names, line, official, notes)
+    return Source(len(chosen), blocks, labels, opened[0].class_names or spec.class_names, line, official, notes)
 
 
 def _celeba_crop(im: Image.Image) -> Image.Image:
@@ -99,41 +94,27 @@ def _celeba_crop(im: Image.Image) -> Image.Image:
 
 def _check_shared(parts: list[_Part]) -> None:
     """Refuse a part that holds the images of another one, as a copied or renumbered file does."""
-    seen: list[tuple[_Part, set[int]]] = []
-    for part in parts if len(parts) > 1 else ():
-        mine = set(map(hash, part.images()))
-        for other, theirs in seen:
-            if (shared := len(mine & theirs)) > MAX_SHARED * min(len(mine), len(theirs)):
-                raise DataError(f"{part.path}: {shared:,} of its {part.n:,} images are in {other.path} too; remove one")
-        seen.append((part, mine))
+    seen = [(part, set(map(hash, part.images()))) for part in parts if len(parts) > 1]
+    for (other, theirs), (part, mine) in itertools.combinations(seen, 2):
+        if (shared := len(mine & theirs)) > MAX_SHARED * min(len(mine), len(theirs)):
+            raise DataError(f"{part.path}: {shared:,} of its {part.n:,} images are in {other.path} too; remove one")
 
 
 class _Part:
     """One file of a pack, its small arrays read and checked."""
 
     def __init__(self, path: Path, n_classes: int | None) -> None:
-        self.path = path
-        self.offsets = read(path, "offsets", "i")
+        self.path, self.offsets, self.split = path, read(path, "offsets", "i"), read(path, "split", "u")
         self.n = len(self.offsets) - 1
-        if self.n < 1:
-            raise DataError(f"{path}: holds no images")
-        if self.offsets[0] != 0 or (np.diff(self.offsets) <= 0).any():
-            raise DataError(f"{path}: offsets must start at 0 and grow with every image")
-        self.split = read(path, "split", "u")
+        if self.n < 1 or self.offsets[0] != 0 or (np.diff(self.offsets) <= 0).any():
+            raise DataError(f"{path}: offsets must start at 0 and grow with every image, of which there is at least one")
         if self.split.shape != (self.n,) or self.split.max() > max(SPLIT_CODES.values()):
             raise DataError(f"{path}: split must hold {self.n} codes of 0..{max(SPLIT_CODES.values())}")
-        labels = read(path, "labels", "iu", optional=True)
-        self.labels = None if labels is None else check_labels(labels, self.n, n_classes, str(path))
-        class_names = read(path, "class_names", "U", optional=True)
-        self.class_names = None if class_names is None else tuple(map(str, class_names))
-        if self.class_names is not None and n_classes is not None and len(self.class_names) != n_classes:
-            raise DataError(f"{path}: {len(self.class_names)} class names, expected {n_classes}")
+        self.labels, self.class_names = classes(path, self.n, n_classes)
 
     def images(self) -> list[bytes]:
         """The encoded images."""
-        data = read(self.path, "images", "u")
-        if data.dtype != np.uint8 or len(data) != self.offsets[-1]:
-            expected = f"uint8 ({self.offsets[-1]},) as its offsets say"
-            raise DataError(f"{self.path}: images are {data.dtype} ({len(data)},), expected {expected}")
-        whole = data.tobytes()
-        return [whole[a:b] for a, b in itertools.pairwise(self.offsets.tolist())]
+        data, n = read(self.path, "images", "u"), self.offsets[-1]
+        if data.dtype != np.uint8 or len(data) != n:
+            raise DataError(f"{self.path}: images are {data.dtype} {data.shape}, expected uint8 ({n},) as its offsets say")
+        return [data[a:b].tobytes() for a, b in itertools.pairwise(self.offsets)]

@@ -10,90 +10,65 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from agelib.data.sets import Blocks, DataError
+from agelib.data.sets import Blocks, plain, reading
 
 BLOCK = 512  # raw images handled at a time
 MAX_PIXELS = 1 << 26  # of one picture, before it is decoded: 8192 x 8192
-FORMATS = {  # Pillow's name -> suffixes
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg"),
-    "BMP": (".bmp",),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-}
-DECODE_ERRORS = (
-    Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
-    MemoryError,
-)  # fmt: skip
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # Pillow's names
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")  # of files in these formats
+UNREADABLE = "not a readable image"
 
 
-def decode(source: bytes | str | os.PathLike, what: str, formats: tuple[str, ...] = tuple(FORMATS)) -> Image.Image:
+def decode(source: bytes | Path, what: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Decode one image (the first frame of an animation) from its bytes or from a path.
 
     what: how an error names the image.  formats: the Pillow formats admitted.  Raises DataError for anything that is not
     a whole image, has more than MAX_PIXELS or is not a plain file.
     """
-    try:
-        if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
-            raise OSError("not a plain file")  # opening a fifo would wait for ever
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as im:
+    with reading(what, UNREADABLE):
+        opened = io.BytesIO(source) if isinstance(source, bytes) else plain(source)
+        with Image.open(opened, formats=formats) as im:
             if im.width * im.height > MAX_PIXELS:
                 raise ValueError(f"{im.width} x {im.height} pixels, at most {MAX_PIXELS:,} are decoded")
             im.load()
             return im.copy() if im.format == "GIF" else im
-    except DECODE_ERRORS as err:
-        raise DataError(f"{what}: not a readable image ({type(err).__name__}: {err})") from err
 
 
-def read_image(
-    path: str | os.PathLike,
-    size: int,
-    channels: int,
-    say: Callable[[str], None] | None = None,
-    *,
-    content: bytes | None = None,
-) -> np.ndarray:
+def read_image(path: str | os.PathLike, size: int, channels: int, say: Callable[[str], None] | None = None) -> np.ndarray:
     """One image file of a usual format as uint8 (channels, size, size), turned upright, squashed to a square.
 
     channels: 1 or 3.  Transparency goes over white, 16 bits to 8; `say` gets one line on what was changed, if anything was.
-    content: the file's bytes, where they are not to be read from `path`.  Raises DataError, naming the file, for anything
-    that is not an image.
+    Raises DataError, naming the file, for anything that is not an image.
     """
-    im = ImageOps.exif_transpose(decode(path if content is None else content, str(path)))
-    try:
-        x = to_array(im, size, channels)
-    except ValueError as err:
-        raise DataError(f"{path}: {err}") from err
-    if say is not None and (changes := changed(im, size, channels)):
-        say(f"{Path(path).name}: {'; '.join(changes)}")
-    return x
+    return decode_image(Path(path), str(path), size, channels, say)
 
 
 def decode_image(
-    content: bytes, name: str, size: int, channels: int, say: Callable[[str], None] | None = None
+    content: bytes | Path, name: str, size: int, channels: int, say: Callable[[str], None] | None = None
 ) -> np.ndarray:
     """`read_image` for the bytes of a file called `name`, as an upload brings them."""
-    return read_image(name, size, channels, say, content=content)
+    im = decode(content, name)
+    with reading(name, UNREADABLE):
+        im = ImageOps.exif_transpose(im)
+        x = to_array(im, size, channels)
+    if say is not None and (changes := changed(im, size, channels)):
+        say(f"{Path(name).name}: {'; '.join(changes)}")
+    return x
 
 
 def changed(im: Image.Image, size: int, channels: int) -> list[str]:
     """What `to_array` does to an image besides copying its pixels, in words."""
-    found = []
-    if im.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in im.info:
-        found.append("transparency laid over white")
-    if im.mode == "I" or im.mode.startswith("I;"):
-        found.append("16 bits cut to 8")
-    grey = im.mode in ("1", "L", "LA", "La", "I") or im.mode.startswith("I;")
-    if im.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-        found.append(f"{'palette' if im.mode in ('P', 'PA') else im.mode} turned into RGB")
-    if grey and channels == 3:
-        found.append("grey: it has lightness but no colours")
-    if not grey and channels == 1:
-        found.append("colours dropped")
-    if im.size != (size, size):
-        found.append(f"{im.width} x {im.height} {'resized' if im.width == im.height else 'squashed'} to {size} x {size}")
-    return found
+    grey, form = im.mode in ("1", "L", "LA", "La") or _deep(im), "palette" if im.mode in ("P", "PA") else im.mode
+    found = {
+        "transparency laid over white": _transparent(im),
+        "16 bits cut to 8": _deep(im),
+        f"{form} turned into RGB": im.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"),
+        "grey: it has lightness but no colours": grey and channels == 3,
+        "colours dropped": not grey and channels == 1,
+        f"{im.width} x {im.height} {'resized' if im.width == im.height else 'squashed'} to {size} x {size}":
+            im.size != (size, size),
+    }  # fmt: skip
+    return [what for what, so in found.items() if so]
 
 
 def flatten(im: Image.Image) -> Image.Image:
@@ -102,24 +77,27 @@ def flatten(im: Image.Image) -> Image.Image:
     1, L, and 16-bit or 32-bit integer grey become "L"; palette, CMYK, YCbCr, LAB and HSV become "RGB"; a mode of
     floats raises ValueError, since nothing says what its white is.
     """
-    if im.mode in ("L", "RGB"):
-        if "transparency" not in im.info:
-            return im
-        im = im.convert("RGBA")
-    if im.mode == "1":
+    if im.mode == "1" or (im.mode == "L" and not _transparent(im)):
         return im.convert("L")
-    if im.mode == "I" or im.mode.startswith("I;"):
+    if _deep(im):
         grey = np.asarray(im).astype(np.int64)
         if grey.min() < 0 or grey.max() > 0xFFFF:
             raise ValueError(f"grey values {grey.min()}..{grey.max()} do not fit 16 bits")
         return Image.fromarray((grey >> 8).astype(np.uint8))
     if im.mode.startswith("F"):
         raise ValueError("an image of floats has no defined range; store 8 or 16 bits")
-    if im.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in im.info:
+    if _transparent(im):
         rgba = im.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        im = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
     return im.convert("RGB")
+
+
+def _deep(im: Image.Image) -> bool:
+    return im.mode == "I" or im.mode.startswith("I;")
+
+
+def _transparent(im: Image.Image) -> bool:
+    return im.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in im.info
 
 
 def to_array(im: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -127,8 +105,7 @@ def to_array(im: Image.Image, size: int, channels: int) -> np.ndarray:
 
     channels: 1 (luma, ITU-R 601) or 3.  The aspect ratio is not kept, as in the released AGE code.
     """
-    im, mode = flatten(im), "L" if channels == 1 else "RGB"
-    im = im if im.mode == mode else im.convert(mode)
+    im = flatten(im).convert("L" if channels == 1 else "RGB")
     im = im if im.size == (size, size) else im.resize((size, size), Image.Resampling.BILINEAR)
     x = np.asarray(im)  # (H, W) or (H, W, 3)
     return x[None] if channels == 1 else x.transpose(2, 0, 1)

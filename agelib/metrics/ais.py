@@ -5,14 +5,12 @@ quantitative analysis of decoder-based generative models") and its released code
 z (B, M) float32 -> (B, ...) of D values; a prior on the sphere enters as decode(h / |h|) with h normal. x has values in
 [0, 1]; densities are in nats on that scale. `variance` is a variance, as eval_gen's "sigma" is.
 
-A forward chain starts at z ~ N(0, I) and goes through p_t ~ N(z; 0, I) N(x; decode(z), variance I)^beta_t, beta from 0 to 1.
-The mean of its weights is an unbiased estimate of p(x), so its logarithm is, in expectation, a lower bound of log p(x). A
-reversed chain that starts at an exact posterior draw gives an upper bound (Grosse et al. 2015, bidirectional Monte Carlo);
-such a draw exists for x simulated from the model. All chains of all images of a block are one tensor.
+A forward chain goes from z ~ N(0, I) through p_t ~ N(z; 0, I) N(x; decode(z), variance I)^beta_t, beta from 0 to 1. The mean
+of its weights is an unbiased estimate of p(x), its logarithm in expectation a lower bound of log p(x). A reversed chain from
+an exact posterior draw, which exists for x simulated from the model, gives an upper bound (Grosse et al. 2015).
 
-Forces in bf16 leave the result right: a leapfrog trajectory preserves volume and can be reversed under any force that
-depends on the position alone, and whether its end is accepted, and what it weighs, is decided by float32 likelihoods. A
-coarser force only makes the accepted step smaller.
+Forces in bf16 leave the result right: under any force that depends on the position alone a leapfrog trajectory preserves
+volume and can be reversed, and float32 likelihoods decide whether its end is accepted and what it weighs.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,27 +55,22 @@ class AisConfig:
 
     def __post_init__(self):
         least = {"n_chains": 1, "n_distributions": 2, "n_leapfrog": 1, "block": 1, "seed": 0}
-        choices = {"precision": ("fp32", "bf16")}
-        check_config(self, least=least, above={"acceptance": 0}, shares=("acceptance",), choices=choices)
+        precisions = {"precision": ("fp32", "bf16")}
+        check_config(self, least=least, above={"acceptance": 0}, shares=("acceptance",), choices=precisions)
         pair = self.step_range if isinstance(self.step_range, (tuple, list)) and len(self.step_range) == 2 else (0, 0)
         if not 0 < pair[0] <= self.first_step <= pair[1] < math.inf:
-            raise ValueError(f"AisConfig: need 0 < low <= first_step {self.first_step} <= high, got {self.step_range}")
+            raise ValueError(f"AisConfig: step_range {self.step_range} is not above 0 around first_step {self.first_step}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Estimate:
-    """The estimates for N images and what says whether to trust them.
+    """The estimates for N images and what says whether to trust them; arrays (N,) float64."""
 
-    log_p: (N,) float64 nats; expected to be below log p(x) for a forward estimate and above it for a reversed one.
-    ess: (N,) effective sample size of each image's chains, 1 to their number. acceptance: (N,) share of HMC moves taken.
-    step_size: (N,) at the end. z: (n_chains, N, M) float32, the chains' last states, posterior draws after a forward run.
-    """
-
-    log_p: np.ndarray
-    ess: np.ndarray
-    acceptance: np.ndarray
-    step_size: np.ndarray
-    z: Tensor
+    log_p: np.ndarray  # nats; in expectation below log p(x) for a forward estimate, above it for a reversed one
+    ess: np.ndarray  # effective sample size of an image's chains, 1 to their number
+    acceptance: np.ndarray  # share of HMC moves taken
+    step_size: np.ndarray  # at the end
+    z: Tensor  # (n_chains, N, M) float32, the chains' last states: posterior draws after a forward run
 
     @property
     def mean(self) -> float:
@@ -86,8 +79,8 @@ class Estimate:
 
     @property
     def interval(self) -> float:
-        """Half the 95 % confidence interval of the mean over images: 1.96 std / sqrt(N); NaN for one image."""
-        return float(1.96 * self.log_p.std(ddof=1) / math.sqrt(len(self.log_p))) if len(self.log_p) > 1 else math.nan
+        """Half the 95 % confidence interval of the mean over images: 1.96 std / sqrt(N), nats; NaN for one image."""
+        return _interval(self.log_p)
 
     def doubts(self) -> list[str]:
         """Reasons not to trust the estimate, in words; empty if there are none."""
@@ -95,9 +88,7 @@ class Estimate:
         if lost := int((~np.isfinite(self.log_p)).sum()):
             found.append(f"no finite estimate for {lost} of {len(self.log_p)} images; does the decoder overflow?")
         if len(self.z) > 1 and (one := float((self.ess < 1.5).mean())) > 0.5:
-            found.append(
-                f"for {one:.0%} of the images a single chain carries the weight (effective sample size < 1.5){ADVICE}"
-            )
+            found.append(f"for {one:.0%} of the images a single chain carries the weight{ADVICE}")
         if (rate := float(self.acceptance.mean())) < 0.4:
             found.append(f"HMC accepts only {rate:.0%} of its moves{ADVICE}")
         return found
@@ -130,16 +121,15 @@ def forward(
 ) -> Estimate:  # fmt: skip
     """Estimate log p(x) for x (N, D) or (N, ...) in [0, 1]; the expectation of the result is a lower bound.
 
-    folder: keeps checkpoints there, from which a killed estimate goes on with the same result bit for bit (same number of
+    folder: keeps checkpoints, from which a killed estimate goes on with the same result bit for bit (same number of
     threads); a folder of another estimate (settings, images or decoder) is refused, and Busy raised for one that another
     process works in. Raises ValueError before any chain starts for values outside [0, 1] or not finite, a variance that is
-    not above 0 and finite, and a decoder with another output size or with values that are not finite. Warns when
-    `Estimate.doubts` has something to say.
+    not above 0 and finite, and a decoder of other size or with values that are not finite. Warns of `Estimate.doubts`.
     """
-    x = _images(x)
-    if x.min() < 0 or x.max() > 1:
-        raise ValueError(f"x must lie in [0, 1], it has values from {x.min():.3g} to {x.max():.3g}")
-    return _anneal(decode, x, None, M, variance, cfg, folder, checkpoint_every_s, label)
+    if x.ndim < 2 or not len(x) or not x.is_floating_point() or not (x.min() >= 0 and x.max() <= 1):  # NaN too
+        values = f" with values from {x.min():.3g} to {x.max():.3g}" if len(x) else ""
+        raise ValueError(f"x must be float images (N, ...) in [0, 1], N >= 1; got {x.dtype} {tuple(x.shape)}{values}")
+    return _anneal(decode, x.float().flatten(1), None, M, variance, cfg, folder, label, checkpoint_every_s)
 
 
 def select_variance(
@@ -147,13 +137,10 @@ def select_variance(
 ) -> tuple[float, dict[float, Estimate]]:
     """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`.
     ValueError before any chain for variances that are none, and after all where no estimate is finite."""
-    if not variances:
-        raise ValueError("need at least one variance to choose from")
-    for variance in variances:
-        _check_variance(variance)
+    check_variances(variances)
     found = {}
     for variance in variances:
-        place = Path(folder) / f"variance-{variance:g}" if folder else None
+        place = folder and Path(folder) / f"variance-{variance:g}"
         found[variance] = forward(decode, x, M, variance, cfg, folder=place, label=f"variance {variance:g}")
     means = {variance: estimate.mean for variance, estimate in found.items() if math.isfinite(estimate.mean)}
     if not means:
@@ -161,53 +148,42 @@ def select_variance(
     return max(means, key=means.__getitem__), found
 
 
+@torch.no_grad()
+def check_variances(variances: Sequence[float]) -> None:
+    """ValueError unless there is one at least, and all are above 0 and finite."""
+    if not variances:
+        raise ValueError("need at least one variance to choose from")
+    for variance in variances:
+        _check_variance(variance)
+
+
 def simulate(decode: Decode, n: int, M: int, variance: float, *, seed: int = 0, device="cpu") -> tuple[Tensor, Tensor]:
     """n draws of the model: z (n, M) ~ N(0, I) and x (n, D) = decode(z) + sqrt(variance) noise. z is a draw of p(z|x)."""
     _check_variance(variance)
     generator = torch.Generator(device).manual_seed(seed)
     z = torch.randn(n, M, generator=generator, device=device)
-    with torch.no_grad():
-        mean = decode(z).float().flatten(1)
+    mean = decode(z).float().flatten(1)
     return z, mean + math.sqrt(variance) * torch.randn(mean.shape, generator=generator, device=device)
-
-
-def backward(
-    decode: Decode, x: Tensor, z: Tensor, variance: float, cfg: AisConfig, *, folder: str | Path | None = None,
-    label: str = "reversed AIS",
-) -> Estimate:  # fmt: skip
-    """An upper bound, in expectation, of log p(x) by chains from the exact posterior draws z (N, M) back to the prior.
-
-    x (N, D) and z come from `simulate`; all chains of an image start at its z. Otherwise as `forward`.
-    """
-    x = _images(x)
-    if z.ndim != 2 or len(z) != len(x):
-        raise ValueError(f"need one z (N, M) for each of {len(x)} images, got {tuple(z.shape)}")
-    return _anneal(decode, x, z, z.shape[1], variance, cfg, folder, 60.0, label)
 
 
 def bdmc(
     decode: Decode, M: int, variance: float, n: int, cfg: AisConfig, *, device="cpu", folder: str | Path | None = None
 ) -> dict[str, float]:
-    """The gap between upper and lower bound on n simulated images, nats: {"lower", "upper", "gap", "interval"}.
+    """The gap between the bounds on n simulated images, nats: {"lower", "upper", "gap", "interval"}.
 
-    interval: half the 95 % confidence interval of the gap over images. The true mean log p lies between the bounds.
+    lower: by chains from the prior; upper: by chains from the images' own codes back to it; in expectation the true mean
+    log p lies between. interval: half the 95 % confidence interval of the gap over images. Otherwise as `forward`.
     """
     z, x = simulate(decode, n, M, variance, seed=cfg.seed + 1, device=device)
     forth, back = ((folder and Path(folder) / name) for name in ("forward", "backward"))
-    lower = _anneal(decode, _images(x), None, M, variance, cfg, forth, 60.0, "BDMC, lower bound")
-    upper = backward(decode, x, z, variance, cfg, folder=back, label="BDMC, upper bound")
+    lower = _anneal(decode, x, None, M, variance, cfg, forth, "BDMC, lower bound")
+    upper = _anneal(decode, x, z, M, variance, cfg, back, "BDMC, upper bound")
     gap = upper.log_p - lower.log_p
-    half = 1.96 * gap.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return {"lower": lower.mean, "upper": upper.mean, "gap": float(gap.mean()), "interval": float(half)}
+    return {"lower": lower.mean, "upper": upper.mean, "gap": float(gap.mean()), "interval": _interval(gap)}
 
 
-def _images(x: Tensor) -> Tensor:
-    if x.ndim < 2 or not len(x) or not x.is_floating_point():
-        raise ValueError(f"x must be float images (N, ...), N >= 1; got {x.dtype} {tuple(x.shape)}")
-    x = x.float().flatten(1)
-    if not torch.isfinite(x).all():
-        raise ValueError("x has values that are not finite")
-    return x
+def _interval(values: np.ndarray) -> float:
+    return float(1.96 * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _check_variance(variance: float) -> None:
@@ -215,23 +191,15 @@ def _check_variance(variance: float) -> None:
         raise ValueError(f"the variance must be > 0 and finite, got {variance}")
 
 
-@torch.no_grad()
-def _check_decoder(decode: Decode, x: Tensor, M: int) -> None:
-    trial = decode(torch.randn(3, M, generator=torch.Generator().manual_seed(0)).to(x.device))
-    if len(trial) != 3 or trial[0].numel() != x.shape[1]:
-        raise ValueError(f"the decoder gives {tuple(trial.shape)} for 3 codes, the images have {x.shape[1]} values each")
-    if not torch.isfinite(trial).all():
-        raise ValueError("the decoder gives values that are not finite")
-
-
-def _anneal(decode, x, z, M, variance, cfg, folder, every_s, label) -> Estimate:
-    """All blocks in turn. z None: forward from the prior; else backward from z (N, M)."""
-    if not every_s >= 0:
-        raise ValueError(f"checkpoint_every_s must be at least 0, got {every_s}")
+def _anneal(decode, x, z, M, variance, cfg, folder, label, every_s=60.0) -> Estimate:
+    """All blocks of x (N, D) in turn. z None: forward from the prior; else backward from z (N, M)."""
     _check_variance(variance)
-    _check_decoder(decode, x, M)
-    parts = []
-    progress, started = Progress(), time.monotonic()
+    with torch.no_grad():
+        trial = decode(torch.randn(3, M, generator=torch.Generator().manual_seed(0)).to(x.device))
+    if len(trial) != 3 or trial[0].numel() != x.shape[1] or not torch.isfinite(trial).all():
+        wanted = f"finite values, {x.shape[1]} a code as the images have"
+        raise ValueError(f"the decoder must give {wanted}; it gives {trial.dtype} {tuple(trial.shape)} for 3 codes")
+    parts, progress, started = [], Progress(), time.monotonic()
     n_blocks = math.ceil(len(x) / cfg.block)
     for k in range(n_blocks):
         rows = slice(k * cfg.block, (k + 1) * cfg.block)
@@ -247,9 +215,8 @@ def _anneal(decode, x, z, M, variance, cfg, folder, every_s, label) -> Estimate:
                 left = (time.monotonic() - started) * (1 / share - 1)
                 progress.show(f"{label}: {share:.0%}, about {left / 60:.0f} min left if not resumed")
         parts.append(chains.result())
-    names = ("log_p", "ess", "acceptance", "step_size")
-    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    found = Estimate(**arrays, z=torch.cat([p.z for p in parts], 1))
+    arrays = (np.concatenate(a) for a in zip(*((p.log_p, p.ess, p.acceptance, p.step_size) for p in parts), strict=True))
+    found = Estimate(*arrays, torch.cat([p.z for p in parts], 1))
     for doubt in found.doubts():
         warnings.warn(f"{label}: {doubt}", stacklevel=3)
     progress.done(f"{label}: {found.mean:.2f} nats, {len(x)} images, {time.monotonic() - started:.0f} s")
@@ -257,28 +224,30 @@ def _anneal(decode, x, z, M, variance, cfg, folder, every_s, label) -> Estimate:
 
 
 @contextlib.contextmanager
-def _held(folder: Path | None) -> Iterator[Path | None]:
-    """`folder`, made, held by this process alone, and free of what killed writers left there."""
+def _held(folder: Path | None):
+    """`folder`, made, held by this process alone, and free of what killed writers left there; None: none."""
     if not folder:
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            checkpoint.clean(folder)
+            yield folder
     except filelock.Timeout:
         raise Busy(f"{folder}: another process is annealing here; wait for it, or stop it") from None
-    try:
-        checkpoint.clean(folder)
-        yield folder
-    finally:
-        lock.release()
 
 
 class Chains:
-    """The chains of one block of images, (C, N) of them, and everything the next move depends on."""
+    """The chains of one block of images x (N, D), (C, N) of them, and everything the next move depends on.
 
-    def __init__(self, decode, x, z, M, variance, cfg: AisConfig, block: int, folder: Path | None):
+    z: None for chains from the prior, or (N, M), where reversed ones start. block: its number, part of the random state.
+    folder: of checkpoints; it is the caller's to hold.
+    """
+
+    _TENSORS = ("z", "step", "running", "accepted", "log_w", "log_lik", "force")
+
+    def __init__(self, decode, x, z, M, variance, cfg: AisConfig, block: int = 0, folder: Path | None = None):
         self.decode, self.x, self.variance, self.cfg, self.folder = decode, x, variance, cfg, folder
         self.reverse = z is not None
         schedule = betas(cfg.n_distributions)
@@ -292,12 +261,9 @@ class Chains:
         self.running = torch.full_like(self.step, cfg.acceptance)
         self.accepted = torch.zeros(N, dtype=torch.float64, device=x.device)
         self.log_w = torch.zeros(C, N, dtype=torch.float64, device=x.device)
-        self.log_lik = self.force = None
-        self.constant = bound(x.shape[1], variance)
         if not self.restore():
             self.force, log_lik = self.forces(self.z)
-            with torch.no_grad():
-                self.log_lik = self.ends(self.z, log_lik)
+            self.log_lik = self.counted(self.z, log_lik)
 
     @property
     def finished(self) -> bool:
@@ -306,22 +272,23 @@ class Chains:
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, device=self.x.device)
 
-    def forces(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient in z of log N(x; decode(z), variance I), (C, N, M), and that logarithm, no constant, (C, N)."""
-        C, N, M = z.shape
-        with torch.enable_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            flat = z.reshape(C * N, M).requires_grad_()
-            log_lik = self.log_likelihood(flat, C, N)
-            (force,) = torch.autograd.grad(log_lik.sum(), flat)
-        return force.view(C, N, M), log_lik.detach()
-
-    def log_likelihood(self, flat: Tensor, C: int, N: int) -> Tensor:
-        y = self.decode(flat).float().view(C, N, -1)
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log N(x; decode(z), variance I), no constant, of z (C, N, M); (C, N)."""
+        y = self.decode(z.reshape(-1, z.shape[2])).float().view(*z.shape[:2], -1)
         return (y - self.x).square().sum(2) * (-0.5 / self.variance)
 
-    def ends(self, z: Tensor, log_lik: Tensor) -> Tensor:
+    def forces(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of `log_likelihood` in z (C, N, M), and its value (C, N), both in the precision of the forces."""
+        with torch.enable_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            z = z.detach().requires_grad_()
+            log_lik = self.log_likelihood(z)
+            (force,) = torch.autograd.grad(log_lik.sum(), z)
+        return force, log_lik.detach()
+
+    @torch.no_grad()
+    def counted(self, z: Tensor, log_lik: Tensor) -> Tensor:
         """The likelihood that counts, in float32, given the one that came with the force at z."""
-        return log_lik if self.cfg.precision == "fp32" else self.log_likelihood(z.reshape(-1, z.shape[2]), *z.shape[:2])
+        return log_lik if self.cfg.precision == "fp32" else self.log_likelihood(z)
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -341,7 +308,7 @@ class Chains:
             z = z + eps * v
             force, log_lik = self.forces(z)
             v = v + (eps if i < self.cfg.n_leapfrog - 1 else 0.5 * eps) * (beta * force - z)
-        log_lik = self.ends(z, log_lik)
+        log_lik = self.counted(z, log_lik)
         odds = (_log_joint(z, v, log_lik, beta) - before).nan_to_num(nan=-math.inf)  # a trajectory that blew up is refused
         u = torch.rand(odds.shape, generator=self.generator, device=odds.device)
         taken = u.log() < odds  # (C, N)
@@ -350,8 +317,7 @@ class Chains:
         self.log_lik = torch.where(taken, log_lik, self.log_lik)
         rate = taken.double().mean(0)  # (N,)
         self.accepted += rate
-        now = rate if self.cfg.step_per_image else rate.mean(0, keepdim=True)
-        self.running = 0.9 * self.running + 0.1 * now
+        self.running = 0.9 * self.running + 0.1 * (rate if self.cfg.step_per_image else rate.mean(0, keepdim=True))
         factor = torch.where(self.running > self.cfg.acceptance, 1.02, 0.98)
         self.step = (self.step * factor).clamp(*self.cfg.step_range)
 
@@ -359,13 +325,9 @@ class Chains:
         C, N = self.log_w.shape
         log_mean = self.log_w.logsumexp(0) - math.log(C)
         ess = (2 * self.log_w.logsumexp(0) - (2 * self.log_w).logsumexp(0)).exp()
-        log_p = (-log_mean if self.reverse else log_mean) + self.constant
-        moves = max(1, self.t - self.reverse)
-        arrays = (log_p, ess, self.accepted / moves, self.step.expand(N))
+        log_p = (-log_mean if self.reverse else log_mean) + bound(self.x.shape[1], self.variance)
+        arrays = (log_p, ess, self.accepted / max(1, self.t - self.reverse), self.step.expand(N))
         return Estimate(*(a.cpu().numpy().copy() for a in arrays), z=self.z.cpu())
-
-    # ---- state ----
-    _TENSORS = ("z", "step", "running", "accepted", "log_w", "log_lik", "force")
 
     def identity(self) -> dict:
         """What a checkpoint must agree with: settings, the images, and what the decoder gives for fixed codes."""
@@ -382,21 +344,21 @@ class Chains:
         checkpoint.save(self.folder, self.t, state | {"identity": self.identity()}, keep=1 if self.finished else 2)
 
     def restore(self) -> bool:
-        found = None if self.folder is None else checkpoint.read_latest(self.folder)
-        if found is None:
+        if self.folder is None or not (found := checkpoint.read_latest(self.folder)):
             return False
-        state, path = found
-        if not isinstance(state, dict) or not {*self._TENSORS, "t", "random", "threads", "identity"} <= state.keys():
-            raise ValueError(f"{path}: no checkpoint of this version's AIS; remove the folder or choose another")
-        mine = self.identity()
-        if differing := [name for name in mine if state["identity"].get(name) != mine[name]]:
+        (state, path), mine = found, self.identity()
+        try:
+            theirs, threads = dict(state["identity"]), state["threads"]
+            for name in self._TENSORS:
+                setattr(self, name, state[name].to(self.x.device))
+            self.t = range(len(self.beta))[state["t"]]
+            self.generator.set_state(state["random"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(f"{path}: not a checkpoint of this form: {checkpoint.short(error)}") from error
+        if differing := [name for name, value in mine.items() if theirs.get(name) != value]:
             raise ValueError(f"{path}: made with other {', '.join(differing)}; remove the folder or choose another")
-        for name in self._TENSORS:
-            setattr(self, name, state[name].to(self.x.device))
-        self.t = state["t"]
-        self.generator.set_state(state["random"])
-        if state["threads"] != (now := torch.get_num_threads()) and not self.finished:
-            warnings.warn(f"{path}: made with {state['threads']} threads, goes on with {now}: not bit for bit", stacklevel=6)
+        if threads != (now := torch.get_num_threads()) and not self.finished:
+            warnings.warn(f"{path}: made with {threads} threads, goes on with {now}: not bit for bit", stacklevel=6)
         return True
 
 

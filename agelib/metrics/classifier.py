@@ -1,9 +1,8 @@
 """The classifier that the suite trains on a data set's labels, and what it says about samples and reconstructions.
 
-Where Inception's weights are not at hand, or ImageNet's classes do not fit the data (digits), its class probabilities give
-the *classifier score* (`agelib.metrics.inception.inception_score`) and its features the Frechet distance; it says whether
-reconstructions keep the class, and whether samples are recognisable and of all classes. The numbers compare generators on
-one data set under one classifier; they are not the Inception Score and never stand beside a published one.
+Where Inception's weights are not at hand, or ImageNet's classes do not fit the data (digits), its probabilities give the
+*classifier score* (`agelib.metrics.inception.inception_score`) and its features the Frechet distance. The numbers compare
+generators on one data set under one classifier; they are not the Inception Score and never stand beside a published one.
 
 Layers in the manner of airbench (Jordan 2024, arXiv:2404.00498): whitened 2x2 patches, three blocks of two 3x3
 convolutions, each block halving the map, a maximum over what is left, a linear layer. Here: no label smoothing, so that the
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,10 +48,7 @@ class Config:
 
 class Classifier(nn.Module):
     """Float images (B, C, H, W) in [-1, 1], H and W >= 16 -> logits (B, n_classes); `embed` gives the features (B, 4 width).
-
-    Images above 32 px are first averaged down by the largest whole factor that leaves at least 28. precision: of the forward
-    passes of `train` and `read`.
-    """
+    Images of 56 px and more are first averaged down by the largest whole factor that leaves at least 28."""
 
     def __init__(self, channels: int, n_classes: int, width: int = 16, precision: str = "fp32"):
         super().__init__()
@@ -67,9 +64,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(4 * width, n_classes, bias=False)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The input of the last layer, (B, 4 width)."""
-        factor = min(x.shape[2:]) // 28
-        if min(x.shape[2:]) > 32 and factor > 1:
+        if (factor := min(x.shape[2:]) // 28) > 1:
             x = F.avg_pool2d(x, factor)
         return self.blocks(self.whiten(x))
 
@@ -78,8 +73,8 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def set_whitening(self, x: Tensor, eps: float = 5e-4) -> None:
-        """Set the first layer from images x (B, C, H, W): the principal directions of their 2x2 patches, each scaled to
-        variance 1 (up to `eps`, patches in [-1, 1]), and their negatives."""
+        """Set the first layer from images x (B, C, H, W): the principal directions of their 2x2 patches, scaled to variance
+        1 (up to `eps`), and their negatives."""
         patches = F.unfold(x.float().contiguous(), 2).transpose(1, 2).reshape(-1, 4 * x.shape[1])  # (n, 4 C)
         patches = patches - patches.mean(0)
         variances, directions = torch.linalg.eigh(patches.T.double() @ patches.double() / len(patches))
@@ -95,23 +90,21 @@ def train(
 
     images: uint8 (N, C, H, W), H and W >= 16; labels: (N,) whole numbers in 0..n_classes-1; n_classes None: as many as the
     labels tell. settings: fields of Config or of `agelib.training.fit.Schedule`, whose defaults here are SCHEDULE's. Raises
-    ValueError for other shapes, dtypes, labels or settings, and what `fit` raises (a folder of another training, a loss that
-    is not finite).
+    ValueError for anything else, and what `fit` raises.
     """
-    names = [{f.name for f in fields(kind)} for kind in (Config, Schedule)]
-    if unknown := sorted(settings.keys() - names[0] - names[1]):
-        valid = ", ".join(sorted(names[0] | names[1]))
-        raise ValueError(f"the classifier has no setting {', '.join(unknown)}; valid: {valid}")
-    cfg = Config(**{k: v for k, v in settings.items() if k in names[0]})
-    schedule = Schedule(**SCHEDULE | {k: v for k, v in settings.items() if k in names[1]})
-    y = np.asarray(labels)
+    own, of_fit = ({f.name for f in fields(kind)} for kind in (Config, Schedule))
+    if unknown := ", ".join(sorted(settings.keys() - own - of_fit)):
+        raise ValueError(f"the classifier has no setting {unknown}; valid: {', '.join(sorted(own | of_fit))}")
+    cfg = Config(**{k: settings[k] for k in settings.keys() & own})
+    schedule, y = Schedule(**SCHEDULE | {k: settings[k] for k in settings.keys() & of_fit}), np.asarray(labels)
     if images.ndim != 4 or images.dtype != np.uint8 or y.shape != (len(images),) or y.dtype.kind not in "iu":
         raise ValueError(f"need uint8 (N, C, H, W) and whole (N,), got {images.dtype} {images.shape}, {y.dtype} {y.shape}")
-    if min(images.shape[2:]) < 16 or schedule.batch_size < 2:
-        raise ValueError(f"need images of >= 16 x 16 px and batch_size >= 2, got {images.shape} and {schedule.batch_size}")
     n_classes = int(y.max(initial=0)) + 1 if n_classes is None else n_classes
-    if y.min(initial=0) < 0 or y.max(initial=0) >= n_classes:
-        raise ValueError(f"need labels in 0..{n_classes - 1}, got {y.min()} to {y.max()}")
+    if min(images.shape[2:]) < 16 or schedule.batch_size < 2 or y.min(initial=0) < 0 or y.max(initial=0) >= n_classes:
+        wanted = f"images of >= 16 x 16 px, batch_size >= 2 and labels in 0..{n_classes - 1}"
+        raise ValueError(f"need {wanted}, got {images.shape}, {schedule.batch_size} and {y.min()} to {y.max()}")
+    if cfg.shift >= min(images.shape[2:]):
+        raise ValueError(f"shift must be below the images' size, is {cfg.shift} for {images.shape}")
     device = hardware.choose_device(device)
     precision = hardware.choose_precision(cfg.precision, device)
     with torch.random.fork_rng(devices=[]):
@@ -128,10 +121,9 @@ def train(
 def make_step(net: Classifier, cfg: Config) -> Step:
     """One update on (images, labels): cross-entropy of images moved at random."""
     device = next(net.parameters()).device
-    lr = torch.tensor(cfg.lr, device=device) if hardware.lr_on_device(device) else cfg.lr
-    trained = [p for p in net.parameters() if p.requires_grad]
     rule = {"momentum": cfg.momentum, "weight_decay": cfg.weight_decay, "nesterov": True, "fused": True}
-    optimizer = torch.optim.SGD(trained, lr, **rule)
+    rule["lr"] = torch.tensor(cfg.lr, device=device) if hardware.lr_on_device(device) else cfg.lr
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], **rule)
 
     def update(x: Tensor, y: Tensor) -> dict[str, Tensor]:
         with hardware.autocast(device, net.precision):
@@ -143,8 +135,7 @@ def make_step(net: Classifier, cfg: Config) -> Step:
         return {"cross-entropy": loss.detach(), "right": (logits.detach().argmax(1) == y).float().mean()}
 
     def lr_at(epoch: float, n_epochs: float) -> float:
-        share = epoch / n_epochs
-        return cfg.lr * min(share / 0.25 + 0.02, (1 - share) / 0.75)  # up in the first quarter, then down to 0
+        return cfg.lr * min(epoch / n_epochs / 0.25 + 0.02, (1 - epoch / n_epochs) / 0.75)  # up for a quarter, down to 0
 
     return Step(update, {"net": net.train()}, {"net": optimizer}, lr_at, net.precision)
 
@@ -163,41 +154,32 @@ def moved(x: Tensor, shift: int) -> Tensor:
 
 def read(net: Classifier, images: np.ndarray, batch_size: int = 500) -> tuple[np.ndarray, np.ndarray]:
     """(class probabilities (N, K), features (N, 4 width)), both float32, of uint8 images (N, C, H, W), N >= 1."""
-    if not len(images):
-        raise ValueError("no images to read")
     device = next(net.parameters()).device
-    probs, features = [], []
+    found = []
     with evaluating(net):
         for i in range(0, len(images), batch_size):
             with hardware.autocast(device, net.precision):
                 embedded = net.embed(to_float(images[i : i + batch_size], device)).float()
-            features.append(embedded.cpu())
-            probs.append(net.head(embedded).softmax(1).cpu())
-    return torch.cat(probs).numpy(), torch.cat(features).numpy()
+            found.append((net.head(embedded).softmax(1).cpu(), embedded.cpu()))
+    probs, features = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return probs, features
 
 
 def agreement(labels_a: Any, labels_b: Any) -> float:
     """Share of positions where two sequences of labels (N,) are equal, in 0..1."""
-    a, b = np.asarray(labels_a), np.asarray(labels_b)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ValueError(f"need two sequences (N,) of equal length >= 1, got {a.shape} and {b.shape}")
-    return float((a == b).mean())
+    return float(np.mean([a == b for a, b in zip(labels_a, labels_b, strict=True)]))
 
 
 def confident_fraction(probabilities: Any, threshold: float = 0.9) -> float:
     """Share of rows of (N, K) probabilities whose largest entry is above `threshold`, in 0..1."""
-    return float((_checked(probabilities).max(1) > threshold).mean())
+    return float((np.max(probabilities, 1) > threshold).mean())
 
 
-def class_spread(probabilities: Any) -> tuple[float, float]:
-    """(entropy in nats of the histogram of most probable classes, share of the rarest class) of (N, K) probabilities.
-
-    The entropy is log K, and the share 1/K, when all K classes come up equally often; both are 0 for a single class.
-    """
-    p = _checked(probabilities)
-    shares = np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)
-    present = shares[shares > 0]
-    return float(-(present * np.log(present)).sum()) + 0.0, float(shares.min())
+def class_spread(probabilities: np.ndarray) -> tuple[float, float]:
+    """(entropy in nats of the histogram of most probable classes, share of the rarest class) of (N, K) probabilities: log K
+    and 1/K when all K classes come up equally often; both are 0 for a single class."""
+    shares = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(probabilities)
+    return float(scipy.stats.entropy(shares)), float(shares.min())
 
 
 def feature_distance(of_x: Any, of_gex: Any) -> np.ndarray:
@@ -207,13 +189,4 @@ def feature_distance(of_x: Any, of_gex: Any) -> np.ndarray:
     before. 0 for equal images, about 1 for answers that have nothing to do with theirs.
     """
     a, b = (np.asarray(features, np.float64) for features in (of_x, of_gex))
-    if a.shape != b.shape or a.ndim != 2 or len(a) < 2:
-        raise ValueError(f"need two equal shapes (N, D) with N >= 2, got {a.shape} and {b.shape}")
     return np.linalg.norm(a - b, axis=1) / np.linalg.norm(a - np.roll(a, 1, 0), axis=1).mean()
-
-
-def _checked(probabilities: Any) -> np.ndarray:
-    p = np.asarray(probabilities)
-    if p.ndim != 2 or 0 in p.shape or not np.isfinite(p).all():
-        raise ValueError(f"need finite probabilities (N, K), nothing empty; got {p.shape}")
-    return p

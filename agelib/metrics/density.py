@@ -1,7 +1,7 @@
 """Two cheap figures beside AIS for p(x) = integral of N(z; 0, I) N(x; decode(z), variance I) dz (Wu et al. 2017).
 
-Values are in nats, densities on the [0, 1] pixel scale. Both are, in expectation, lower bounds of the log-likelihood of
-their model; with few samples far below it. Published: AIS 705, IWAE 486, KDE 409 for the same VAE.
+Nats, densities on the [0, 1] pixel scale. Both are, in expectation, lower bounds of their model's log-likelihood, with few
+samples far below it. Published: AIS 705, IWAE 486, KDE 409 for the same VAE.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ KDE_STDS = tuple(round(0.10 + 0.01 * i, 2) for i in range(20))  # eval_gen's gri
 def kde(samples: Tensor, x: Tensor, std: float, block: int = 10_000) -> Tensor:
     """Parzen estimate log 1/n sum_i N(x; samples_i, std^2 I), (N,) float64 nats.
 
-    samples: (n, D), means without noise; x: (N, D); float in [0, 1]. Raises ValueError for unequal D, std <= 0 and values
-    that are not finite.
+    samples: (n, D), means without noise; x: (N, D); float in [0, 1]. ValueError for values that are not finite, std <= 0.
     """
-    if samples.ndim != 2 or x.ndim != 2 or samples.shape[1] != x.shape[1] or not len(samples):
-        raise ValueError(f"need samples (n, D) and x (N, D), got {tuple(samples.shape)} and {tuple(x.shape)}")
-    if not 0 < std < math.inf:
-        raise ValueError(f"std must be > 0 and finite, got {std}")
+    if not 0 < std < math.inf or samples.shape[1:] != x.shape[1:]:
+        raise ValueError(f"need samples (n, D), x (N, D), 0 < std < inf; got {[*samples.shape]}, {[*x.shape]}, {std}")
     centre = x.mean(0)  # smaller numbers round less
     x, parts = x - centre, []
     for part in samples.split(block):
@@ -54,18 +51,15 @@ def iwae(
     """log 1/K sum_k N(z_k; 0, I) N(x; decode(z_k), variance I) / q(z_k|x), z_k ~ q (Burda et al. 2016); (N,) float64.
 
     mean, log_sigma: (N, M) of q(z|x) = N(mean, diag sigma^2); x: (N, D) in [0, 1]; K = n_samples. `chunk`: codes decoded
-    at once. Raises ValueError for unequal shapes, variance <= 0 or n_samples < 1.
+    at once. Raises ValueError for unequal N, variance <= 0 or n_samples < 1.
     """
-    if mean.shape != log_sigma.shape or mean.ndim != 2 or x.ndim != 2 or len(x) != len(mean):
-        raise ValueError(f"need (N, M), (N, M), (N, D); got {[tuple(t.shape) for t in (mean, log_sigma, x)]}")
     if not 0 < variance < math.inf or n_samples < 1:
         raise ValueError(f"need variance > 0 and n_samples >= 1, got {variance} and {n_samples}")
     found = []
     for m, s, image in zip(mean.float(), log_sigma.float(), x, strict=True):
         terms = []
         for start in range(0, n_samples, chunk):
-            n = min(chunk, n_samples - start)
-            eps = torch.randn(n, len(m), generator=generator, device=m.device)
+            eps = torch.randn(min(chunk, n_samples - start), len(m), generator=generator, device=m.device)
             z = m + s.exp() * eps
             log_lik = (decode(z).float().flatten(1) - image).square().sum(1).double() / (-2 * variance)
             log_prior_over_q = 0.5 * (eps.double().square() - z.double().square()).sum(1) + s.double().sum()

@@ -2,17 +2,14 @@
 
 After preprocess_representations.py and semi_supervised_svhn of ALI's released code: the last `n_valid` training images are
 kept for validation and the labelled sets are drawn from the others, `per_class` images of each class; scikit-learn's
-LinearSVC (squared hinge, L2, one class against the rest) on unscaled features; C from a grid by the validation error of one
-labelled set; then `n_draws` labelled sets, each judged on all test images; mean and standard deviation over draws. No
-function that chooses or trains sees a test label.
-
-Two things make it quick and small, and change no decision:
+LinearSVC on unscaled features; C from a grid by the validation error of one labelled set; then `n_draws` labelled sets, each
+judged on all test images. No function that chooses or trains sees a test label. Two things make it quick and small, and
+change no decision:
 
 - Row space. The minimum of |w|^2/2 + C sum(loss) over w in R^D lies in the span of the n training rows, so with X = A Q',
-  Q' having orthonormal columns, training on A (n, r <= n) gives the same classifier: w = Q w_A. A comes from the n x n
-  matrix X X' alone.
-- Streaming. `features` is a callable. Labelled images are turned into features one draw at a time; validation and test
-  images chunk by chunk, each chunk multiplied with the weights of all draws at once. Nothing of size D x N is ever held.
+  Q having orthonormal columns, training on A (n, r <= n) gives the same classifier: w = Q w_A. A comes from X X' alone.
+- Streaming. `features` is a callable, given the labelled images of one draw, and validation and test images chunk by chunk;
+  each chunk meets the weights of all draws at once. Nothing of size D x N is held.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ ALI_GRID = tuple(float(c) for c in np.exp(np.linspace(-20, 20, 50)))
 
 @dataclass(frozen=True)
 class SvmConfig:
-    """The protocol's numbers; the defaults are the published ones."""
+    """The protocol's numbers, by default the published ones."""
 
     per_class: int = 100  # labelled images of each class in one draw
     n_valid: int = 10_000  # last training images, kept for the choice of C
@@ -58,7 +55,8 @@ class SvmConfig:
     def __post_init__(self):
         counts = ("per_class", "n_valid", "n_draws", "n_jobs", "chunk", "max_iter", "patience")
         check_config(self, least={name: 1 for name in counts} | {"seed": 0})
-        if not self.Cs or not all(math.isfinite(C) and C > 0 for C in self.Cs):
+        numbers = isinstance(self.Cs, tuple | list) and all(isinstance(C, int | float) for C in self.Cs)
+        if not numbers or not self.Cs or not all(0 < C < math.inf for C in self.Cs):
             raise ValueError(f"SvmConfig: Cs must hold numbers that are finite and above 0, is {self.Cs}")
 
 
@@ -73,17 +71,15 @@ class Linear:
 
 @dataclass(frozen=True)
 class SvmResult:
-    """What `evaluate` finds. C: chosen; valid_errors: share of validation images that each of cfg.Cs gets wrong; sets:
-    (n_draws, K per_class) indices of the labelled images; predictions: (n_draws, N) classes of the test images; errors:
-    (n_draws,) share of test images wrong; dims: D; unconverged: SVMs that reached max_iter."""
+    """What `evaluate` finds."""
 
     C: float
-    valid_errors: np.ndarray
-    sets: np.ndarray
-    predictions: np.ndarray
-    errors: np.ndarray
-    dims: int
-    unconverged: int
+    valid_errors: np.ndarray  # share of validation images that each of cfg.Cs gets wrong, NaN where not tried
+    sets: np.ndarray  # (n_draws, K per_class) indices of the labelled images
+    predictions: np.ndarray  # (n_draws, N) classes of the test images
+    errors: np.ndarray  # (n_draws,) share of test images wrong
+    dims: int  # D
+    unconverged: int  # SVMs that reached max_iter
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -97,9 +93,8 @@ def principal(images: np.ndarray, n: int) -> Features:
     if not 1 <= n < min(x.shape):
         raise ValueError(f"need 1 <= n < {min(x.shape)} components, got {n}")
     mean = x.mean(0)
-    centred = x - mean
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    directions = np.ascontiguousarray(vectors[:, : -n - 1 : -1])
+    x -= mean
+    directions = np.ascontiguousarray(np.linalg.eigh(x.T @ x)[1][:, : -n - 1 : -1])
     return lambda images: (pixels(images) - mean) @ directions
 
 
@@ -111,18 +106,12 @@ def split(n: int, n_valid: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def labelled_sets(labels: np.ndarray, per_class: int, n_draws: int, *, seed: int = 0) -> np.ndarray:
-    """n_draws sets of per_class images of each class, (n_draws, K per_class) indices into `labels`, no two sets equal.
-
-    labels: (N,) classes 0..K-1. Draw i depends on (seed, i) alone. Raises ValueError naming a class with too few images, or
-    where there are not n_draws different sets.
-    """
-    labels = np.asarray(labels)
+    """n_draws sets of per_class images of each class, (n_draws, K per_class) indices into `labels` (N,), classes 0..K-1. No
+    two sets are equal (ValueError where that cannot be), and draw i depends on (seed, i) alone."""
     members = [np.flatnonzero(labels == k) for k in range(int(labels.max()) + 1)]
-    for k, found in enumerate(members):
-        if len(found) < per_class:
-            raise ValueError(f"class {k} has {len(found)} images, fewer than the {per_class} labels asked for")
     if math.prod(math.comb(len(found), per_class) for found in members) < n_draws:
-        raise ValueError(f"there are no {n_draws} different sets of {per_class} images a class; take n_draws smaller")
+        sizes = ", ".join(str(len(found)) for found in members)
+        raise ValueError(f"there are no {n_draws} different sets of {per_class} a class; the classes have {sizes} images")
     sets: dict[bytes, np.ndarray] = {}
     for i in range(n_draws):
         rng = np.random.default_rng((seed, i))
@@ -134,21 +123,19 @@ def labelled_sets(labels: np.ndarray, per_class: int, n_draws: int, *, seed: int
 
 def reduce_rows(X: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """(A, lift) for X (n, D): A (n, r) float64, r <= n, with A A' = X X'; a linear classifier with weights w (r, k) on A is
-    the one with weights lift(w) (D, k) on X.
-
-    A is the Cholesky factor of X X', whose zeros liblinear skips; where rows depend on each other, from its eigenvectors.
-    """
+    the one with weights lift(w) (D, k) on X. A is the Cholesky factor of X X', whose zeros liblinear skips; where rows
+    depend on each other, from its eigenvectors."""
     X = np.asarray(X, dtype=np.float64)
     gram = X @ X.T
-    scale = float(np.trace(gram)) / len(X)
+    least = 1e-10 * float(np.trace(gram)) / len(X)
     try:
         A = np.linalg.cholesky(gram)
-        if A.diagonal().min() ** 2 > 1e-10 * scale:
+        if A.diagonal().min() ** 2 > least:
             return A, lambda w: X.T @ scipy.linalg.solve_triangular(A, w, trans="T", lower=True)
     except np.linalg.LinAlgError:
         pass
     values, vectors = np.linalg.eigh(gram)
-    keep = values > 1e-10 * scale
+    keep = values > least
     roots = np.sqrt(values[keep])
     return vectors[:, keep] * roots, lambda w: X.T @ (vectors[:, keep] @ (w / roots[:, None]))
 
@@ -161,15 +148,12 @@ def plain_svm(C: float, tol: float = 1e-4, max_iter: int = 1000) -> LinearSVC:
 def train_svms(
     X: np.ndarray, y: np.ndarray, Cs: tuple[float, ...], *, n_jobs: int = 1, max_iter: int = 1000, tol: float = 1e-4
 ) -> list[Linear]:
-    """LinearSVC on X (n, D), y (n,) for each of `Cs`, through the row space where n < D. Raises ValueError for bad input.
+    """`plain_svm` on X (n, D), y (n,) of at least 3 classes for each of `Cs`, through the row space where n < D.
 
-    n_jobs: threads. max_iter, tol: LinearSVC's; the defaults are scikit-learn's, with which the published errors were made.
+    n_jobs: threads. The other defaults are scikit-learn's, with which the published errors were made.
     """
-    X, y = np.asarray(X), np.asarray(y)
-    if X.ndim != 2 or y.shape != (len(X),) or not np.isfinite(X).all():
-        raise ValueError(f"need finite features (n, D) and labels (n,), got {X.shape} and {y.shape}")
-    if len(np.unique(y)) < 3:
-        raise ValueError(f"need at least 3 classes, got {len(np.unique(y))}")
+    if not np.isfinite(X).all() or len(np.unique(y)) < 3:
+        raise ValueError(f"need finite features and at least 3 classes, got {X.dtype} {X.shape} of classes {np.unique(y)}")
     A, lift = reduce_rows(X) if len(X) < X.shape[1] else (np.ascontiguousarray(X, np.float64), lambda w: w)
 
     def fit(C: float) -> Linear:
@@ -180,32 +164,30 @@ def train_svms(
         converged = int(np.max(svm.n_iter_)) < max_iter
         return Linear(lift(svm.coef_.T).astype(np.float32), svm.intercept_.astype(np.float32), converged)
 
-    if n_jobs == 1:
-        return [fit(C) for C in Cs]
     with ThreadPoolExecutor(n_jobs) as pool:  # liblinear works outside the interpreter's lock
         return list(pool.map(fit, Cs))
 
 
 def predict(
-    features: Features, images: np.ndarray, models: list[Linear], *, chunk: int = 500, tick: Callable[[float], None] = id
+    features: Features, images: np.ndarray, models: list[Linear], *, chunk: int = 500, tick: Callable[[str], None] = id
 ) -> np.ndarray:
-    """Classes (len(models), N) int64 of uint8 images (N, C, H, W), the features of one chunk at a time. tick: share done."""
+    """Classes (len(models), N) int64 of uint8 images (N, C, H, W), the features of one chunk at a time. tick: is shown
+    what was done."""
     K = len(models[0].intercept)
-    coef = np.concatenate([m.coef for m in models], 1)  # (D, models K)
-    intercept = np.concatenate([m.intercept for m in models])
+    coef, intercept = np.concatenate([m.coef for m in models], 1), np.concatenate([m.intercept for m in models])
     out = np.empty((len(models), len(images)), np.int64)
     for start in range(0, len(images), chunk):
         scores = features(images[start : start + chunk]) @ coef + intercept
         if not np.isfinite(scores).all():
             raise ValueError(f"images {start} and on: the features hold values that are not finite")
         out[:, start : start + chunk] = scores.reshape(-1, len(models), K).argmax(2).T
-        tick(min(1.0, (start + chunk) / len(images)))
+        tick(f"{min(1.0, (start + chunk) / len(images)):.0%} of the images")
     return out
 
 
 def choose_C(
     features: Features, images: np.ndarray, labels: np.ndarray, labelled: np.ndarray, valid: np.ndarray, cfg: SvmConfig,
-    tick: Callable[[float], None] = id,
+    tick: Callable[[str], None] = id,
 ) -> tuple[float, np.ndarray]:  # fmt: skip
     """The C of cfg.Cs with the least validation error after training on one labelled set (the least C of several), and the
     errors of all, NaN for those left out. images, labels: of the training split; labelled, valid: indices into them."""
@@ -213,11 +195,10 @@ def choose_C(
     look, seen, at_once = features, images[valid], max(cfg.patience or len(cfg.Cs), 10)  # a pass over `seen` each
     if len(valid) * X.shape[1] <= HELD:
         look, seen, at_once = np.asarray, _features(features, images, valid, cfg.chunk), cfg.n_jobs
-    errors: list[float] = []
-    hopeless = 0  # values in a row that say that larger ones will not help
+    errors, hopeless = [], 0  # hopeless: values in a row that say that larger ones will not help
     for start in range(0, len(cfg.Cs), at_once):  # in the order of cfg.Cs
         models = train_svms(X, y, cfg.Cs[start : start + at_once], n_jobs=cfg.n_jobs, max_iter=cfg.max_iter)
-        tick(start / len(cfg.Cs))
+        tick(f"choosing C, {start / len(cfg.Cs):.0%}")
         found = predict(look, seen, models, chunk=cfg.chunk)
         for model, error in zip(models, (found != labels[valid]).mean(1).tolist(), strict=True):
             best = min(errors, default=math.inf)
@@ -238,30 +219,25 @@ def evaluate(
     """The whole protocol for one kind of features. images, labels: the training split; uint8 (N, C, H, W) and (N,) in
     0..K-1. Test labels are compared once, after the last prediction."""
     labels, test_labels = np.asarray(labels), np.asarray(test_labels)
-    if len(images) != len(labels) or len(test_images) != len(test_labels) or not len(test_labels):
-        sizes = f"{len(images)} images, {len(labels)} labels; {len(test_images)} test images, {len(test_labels)} labels"
-        raise ValueError(sizes)
-    if labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(f"labels must be whole numbers from 0, got {labels.dtype} from {labels.min()}")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ValueError(f"need {len(images)} whole labels from 0, got {labels.dtype} {labels.shape} from {labels.min()}")
     pool, valid = split(len(images), cfg.n_valid)
     sets = labelled_sets(labels[pool], cfg.per_class, cfg.n_draws, seed=cfg.seed)  # the pool begins at 0
     line, started = Progress(), time.monotonic()
 
-    def tick(share: float, what: str) -> None:
-        line.show(f"{label}: {what}, {share:.0%}, {time.monotonic() - started:.0f} s")
+    def tick(what: str) -> None:
+        line.show(f"{label}: {what}, {time.monotonic() - started:.0f} s")
 
-    C, valid_errors = choose_C(features, images, labels, sets[0], valid, cfg, lambda share: tick(share, "choosing C"))
+    def train_draw(drawn: np.ndarray) -> list[Linear]:
+        return train_svms(_features(features, images, drawn, cfg.chunk), labels[drawn], (C,), max_iter=cfg.max_iter)
 
-    def train_draw(drawn: np.ndarray) -> Linear:
-        (model,) = train_svms(_features(features, images, drawn, cfg.chunk), labels[drawn], (C,), max_iter=cfg.max_iter)
-        return model
-
-    models = []
+    C, valid_errors = choose_C(features, images, labels, sets[0], valid, cfg, tick)
+    models: list[Linear] = []
     with ThreadPoolExecutor(cfg.n_jobs) as workers:
-        for model in workers.map(train_draw, sets):
-            models.append(model)
-            tick(len(models) / cfg.n_draws, f"C = {C:.3g}, draw {len(models)} of {cfg.n_draws}")
-    found = predict(features, test_images, models, chunk=cfg.chunk, tick=lambda share: tick(share, "test images"))
+        for trained in workers.map(train_draw, sets):
+            models += trained
+            tick(f"C = {C:.3g}, draw {len(models)} of {cfg.n_draws}")
+    found = predict(features, test_images, models, chunk=cfg.chunk, tick=tick)
     errors, dims = (found != test_labels).mean(1), len(models[0].coef)
     taken = f"C = {C:.3g}, {cfg.n_draws} draws, {dims} dimensions, {time.monotonic() - started:.0f} s"
     line.done(f"{label}: {100 * errors.mean():.2f} % wrong ({taken})")

@@ -1,6 +1,6 @@
 """Charts: learning curves, scores, studies, maps and clouds of points. Each returns a Figure and saves nothing.
 
-A panel is named by its heading; `std` is a deviation, drawn as whiskers; a reference is (value, name), a dashed line.
+A panel is named by its heading; `std` is a deviation, drawn as whiskers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 from matplotlib.ticker import LogFormatter
 
 from agelib.plot.figure import BLUE, GREY, INK, LABEL, NOTE, ORANGE, Figure, key, legend_above, panels, series
@@ -35,19 +34,15 @@ _NAMES |= {"l_z": "e(g(z)) against z", "neg_elbo": "negative ELBO, nats an image
 
 
 def learning_curves(
-    history: Sequence[Mapping[str, Any]], floors: Mapping[str, Any] | None = None, ceilings: Mapping[str, Any] | None = None,
-    title: str | None = "Learning curves", *, labels: Mapping[str, str] | None = None,
+    history: Sequence[Mapping[str, Any]], floors: Mapping[str, Any] | None = None, ceilings: Mapping[str, Any] | None = None
 ) -> Figure:
     """Divergences and reconstruction losses over training steps, with the bounds that theory gives.
 
-    history: rows as fit logs them (numbers or their text): step, then any of kl_real, kl_fake (one panel, and their
-        difference in a second), var_* (one panel), d_loss with g_loss (one), neg_elbo, l_x, l_z (one each) and further
-        `l_*`, `loss*` (one). A dotted line where the column `stage` changes has the new stage's name.
-    floors, ceilings: column -> (value, name): dashed lines in that column's panel, equal ones once.
-    labels: column -> its name in the legend, {"l_x": "mean squared difference"}, where it isn't the usual one.
-    Values that are not finite leave a gap, and the panel says at which step the first one was.
-    Raises ValueError when nothing can be drawn.
-    """  # fmt: skip
+    history: rows as fit logs them (numbers or their text): step and any columns of _PANELS; kl_fake - kl_real is added. A
+    dotted line where the column `stage` changes has the new stage's name. floors, ceilings: column -> (value, name): dashed
+    lines in that column's panel, equal ones once. Values that are not finite leave a gap, and the panel says at which step
+    the first one was. Raises ValueError when nothing can be drawn.
+    """
     names = dict.fromkeys(name for row in history for name in row)
     columns = {name: np.array([_number(row.get(name)) for row in history]) for name in names}
     if {"kl_real", "kl_fake"} <= columns.keys():
@@ -56,13 +51,13 @@ def learning_curves(
     chosen = {heading: lines for heading, lines in found.items() if lines}
     if "step" not in columns or not chosen:
         raise ValueError(f"nothing to draw: need a step and losses, got {len(history)} rows of {sorted(columns)}")
-    shown_as, step, stage = _NAMES | dict(labels or {}), columns["step"], [row.get("stage") for row in history]
+    step, stage = columns["step"], [row.get("stage") for row in history]
     changes = [(step[i - 1], stage[i]) for i in range(1, len(stage)) if stage[i] != stage[i - 1]]
-    fig, axes = panels(chosen, title=title, ncols=2, width=520, height=285, xlabel="step")
+    fig, axes = panels(chosen, title="Learning curves", ncols=2, width=520, height=285, xlabel="step")
     for ax, lines in zip(axes, chosen.values(), strict=True):
         for name, colour in series(lines).items():
             finite = np.isfinite(lines[name])
-            _line(ax, step, np.where(finite, lines[name], np.nan), colour, shown_as.get(name, name), "o")
+            _line(ax, step, np.where(finite, lines[name], np.nan), colour, _NAMES.get(name, name), "o")
             if len(lost := step[finite.argmax() :][~finite[finite.argmax() :]]):  # a column may begin later than the others
                 ax.axvline(lost[0], color=colour, lw=1.2, ls=":", label=f"not finite at step {lost[0]:g}")
         bounds = dict(given[name] for given in (floors or {}, ceilings or {}) for name in lines if name in given)
@@ -82,20 +77,16 @@ def learning_curves(
 
 def curves(
     lines: Mapping[str, Mapping[str, Sequence]], *, xlabel: str, ylabel: str = "", title: str | None = None,
-    log_x: bool = False, log_y: bool = False, reference: tuple[float, str] | None = None,
-) -> Figure:
-    """Lines, at most six a panel. lines: heading -> (label -> (x, y) or (x, y, std)).
-
-    A logarithmic x axis is marked where it was measured, if that is the same for all lines and at most eight values.
-    """  # fmt: skip
+    log_x: bool = False, log_y: bool = False,
+) -> Figure:  # fmt: skip
+    """Lines, at most six a panel. lines: heading -> (label -> (x, y) or (x, y, std)). A logarithmic x axis is marked where
+    it was measured, if that is the same for all lines and at most eight values."""
     size = {"width": 820, "height": 430} if len(lines) == 1 else {"width": 400, "height": 340}
     fig, axes = panels(lines, title=title, ncols=3, xlabel=xlabel, ylabel=ylabel, **size)
     for ax, (heading, here) in zip(axes, lines.items(), strict=True):
         for (label, colour), marker in zip(series(here, f"lines in {heading!r}").items(), "os^DvP", strict=False):
             x, y, *std = here[label]
             _line(ax, x, y, colour, label, marker, *std)
-        if reference:
-            ax.axhline(reference[0], **_DASHED, label=reference[1])
         ax.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
         for axis in [ax.xaxis] * log_x + [ax.yaxis] * log_y:
             axis.set_major_formatter(_Plain())
@@ -109,27 +100,23 @@ def curves(
 
 
 def bars(
-    values: Mapping[str, tuple[float, float]], *, xlabel: str, title: str | None = None, marked: Sequence[str] = (),
-    reference: tuple[float, str] | None = None,
+    values: Mapping[str, tuple[float, float]], *, xlabel: str, title: str | None = None, marked: Sequence[str] = ()
 ) -> Figure:
-    """Horizontal bars, from the top. values: label -> (mean, std); marked: labels of grey bars."""  # fmt: skip
+    """Horizontal bars, from the top. values: label -> (mean, std); marked: labels of grey bars."""
     fig, (ax,) = panels([""], title=title, width=900, height=70 + 30 * len(values), xlabel=xlabel, grid="x")
     (means, stds), at = np.array(list(values.values()), dtype=float).T, range(len(values))
     colours = [GREY if name in marked else BLUE for name in values]
     ax.barh(at, means, 0.62, xerr=stds, color=colours, ecolor=INK, capsize=3)
     for i, end in enumerate(means + np.nan_to_num(stds)):
         ax.annotate(f"{means[i]:.2f}", (end, i), (6, 0), textcoords="offset points", va="center", **_NOTE)
-    if reference:
-        ax.axvline(reference[0], **_DASHED, label=reference[1])
-        legend_above(ax)
     ax.set_yticks(at, list(values), fontsize=LABEL)
     ax.set(ylim=(len(means) - 0.5, -0.5), xmargin=0.1)
     return fig
 
 
 def study(answers: Mapping[str, Mapping[str, tuple]], *, ylabel: str, title: str, base: tuple[float, str]) -> Figure:
-    """A small panel a question, on one y axis. answers: question -> (answer -> (mean, std)); base: a reference, which the
-    title names."""
+    """A small panel a question, on one y axis. answers: question -> (answer -> (mean, std)); base: a dashed line's value and
+    its name, which the title has."""
     fig, axes = panels(answers, title=f"{title}; dashed: {base[1]}", width=290, ylabel=ylabel, grid="y", sharey=True)
     for ax, points in zip(axes, answers.values(), strict=True):
         means, stds = np.array(list(points.values()), dtype=float).T
@@ -152,12 +139,10 @@ def confusion(shares: Any, names: Sequence[str], title: str | None = None) -> Fi
     return fig
 
 
-def points(records: Iterable[Mapping[str, Any]], title: str | None = "Ours beside the published numbers") -> Figure:
-    """One panel for each metric: ours with its spread (filled), the published value (hollow diamond).
-
-    records: rows with the keys experiment, model, dataset, metric, paper, ours, std, comparable. Rows without a finite
-    `ours` are left out; it is grey where it is not comparable. Raises ValueError when no row can be drawn.
-    """
+def points(records: Iterable[Mapping[str, Any]]) -> Figure:
+    """One panel for each metric: ours with its spread (filled, grey where not comparable), the published value (hollow
+    diamond). records: rows with the keys experiment, model, dataset, metric, paper, ours, std, comparable; those without a
+    finite `ours` are left out, and ValueError raised when none is left."""
     groups: dict[str, list[Mapping]] = {}
     for row in records:
         if math.isfinite(_number(row.get("ours"))):
@@ -166,7 +151,7 @@ def points(records: Iterable[Mapping[str, Any]], title: str | None = "Ours besid
         raise ValueError("no row has a finite value to draw")
     keys = [key("ours", BLUE, "o", True), key("ours, not comparable", GREY, "o", True), key("published", ORANGE, "D")]
     size = {"ncols": 1, "width": 860, "height": [70 + 28 * len(rows) for rows in groups.values()]}
-    fig, axes = panels(groups, title=title, keys=keys, grid="x", **size)
+    fig, axes = panels(groups, title="Ours beside the published numbers", keys=keys, grid="x", **size)
     for ax, rows in zip(axes, groups.values(), strict=True):
         for i, row in enumerate(rows):
             look = {"fmt": "o", "color": BLUE if row.get("comparable") else GREY, "ms": 6.5, "capsize": 3, "lw": 1.4}
@@ -180,45 +165,41 @@ def points(records: Iterable[Mapping[str, Any]], title: str | None = "Ours besid
 
 
 def surfaces(
-    maps: Mapping[str, Any], x: Any, y: Any, *, xlabel: str, ylabel: str, marks: Sequence[tuple[float, float]] = (),
-    limit: float | None = None, title: str | None = None,
-) -> Figure:
-    """Heat maps of one colour scale. maps: heading -> (len(y), len(x)) values over x and y, evenly spaced.
-
-    marks: points to ring. limit: values above it have the last colour.
-    """  # fmt: skip
-    values = {heading: np.asarray(v, dtype=float) for heading, v in maps.items()}
+    maps: Mapping[str, np.ndarray], x: Any, y: Any, *, xlabel: str, ylabel: str, marks: Sequence[tuple[float, float]] = (),
+    limit: float | None = None,
+) -> Figure:  # fmt: skip
+    """Heat maps of one colour scale. maps: heading -> (len(y), len(x)) values over x and y, evenly spaced. marks: points to
+    ring. limit: values above it have the last colour."""
     shape, extent = (len(y), len(x)), (float(x[0]), float(x[-1]), float(y[0]), float(y[-1]))
-    if wrong := [f"{heading}: {v.shape}" for heading, v in values.items() if v.shape != shape]:
+    if wrong := [f"{heading}: {v.shape}" for heading, v in maps.items() if v.shape != shape]:
         raise ValueError(f"need values of shape {shape}, got {', '.join(wrong)}")
-    scale = {"vmin": min(0.0, *map(np.nanmin, values.values())), "vmax": limit or max(map(np.nanmax, values.values()))}
-    fig, axes = panels(maps, title=title, width=440, height=330, xlabel=xlabel, ylabel=ylabel, grid=None)
-    for ax, v in zip(axes, values.values(), strict=True):
-        _colours(ax.imshow(v, origin="lower", aspect="auto", extent=extent, cmap="viridis", **scale))
+    scale = {"vmin": min(0.0, *map(np.nanmin, maps.values())), "vmax": limit or max(map(np.nanmax, maps.values()))}
+    fig, axes = panels(maps, width=440, height=330, xlabel=xlabel, ylabel=ylabel, grid=None)
+    for ax, v in zip(axes, maps.values(), strict=True):
+        _map(ax, v, origin="lower", aspect="auto", extent=extent, cmap="viridis", **scale)
         ax.plot(*np.reshape(marks, (-1, 2)).T, "o", ms=9, mfc="none", mec="white", mew=1.8)
     return fig
 
 
-def sphere_map(theta: Any, phi: Any, colour: Any, rgb: Any, title: str | None = None) -> Figure:
+def sphere_map(theta: Any, phi: Any, colour: np.ndarray, rgb: np.ndarray) -> Figure:
     """What colour each code of the 2-sphere gives. theta: (T,) polar angles, evenly in 0..pi; phi: (P,) azimuths, evenly in
     0..2 pi; colour: (T, P, 2) mean (a, b) in Lab units; rgb: (T, P, 3) uint8, the same as seen at one lightness."""
-    colour, rgb = np.asarray(colour, dtype=float), np.asarray(rgb)
     if not colour.shape[:2] == rgb.shape[:2] == (len(theta), len(phi)):
         raise ValueError(f"need values for {len(theta)} x {len(phi)} codes, got {colour.shape} and {rgb.shape}")
     names = {"xlabel": "azimuth of z, degrees", "ylabel": "polar angle of z, degrees"}
-    fig, axes = panels(["colour", "mean a", "mean b"], title=title, width=380, height=300, grid=None, **names)
+    fig, axes = panels(["colour", "mean a", "mean b"], width=380, height=300, grid=None, **names)
     limit = max(1.0, np.abs(colour).max())
     look = {"extent": (0, 360, 180, 0), "aspect": "auto", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     axes[0].imshow(rgb, **look)
     for i in (0, 1):
-        _colours(axes[1 + i].imshow(colour[..., i], **look))
+        _map(axes[1 + i], colour[..., i], **look)
     return fig
 
 
 def clouds(
     points: Mapping[str, Any], centres: Any = None, *, xlabel: str = "", ylabel: str = "", span: float | None = None,
     title: str | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Points of the plane, a panel a set, equal axes. points: heading -> (n, 2); centres: (m, 2), true modes to ring; span:
     the axes go from -span to span, without numbers."""
     look = {"width": 270, "height": 290, "xlabel": xlabel, "ylabel": ylabel, "grid": None, "sharex": True, "sharey": True}
@@ -241,8 +222,8 @@ def _line(ax: Axes, x: Any, y: Any, colour: str, label: str, marker: str, std: A
         ax.errorbar(x, y, yerr=std, fmt="none", ecolor=colour, capsize=3, lw=1.4)
 
 
-def _colours(image: AxesImage) -> None:
-    image.figure.colorbar(image, ax=image.axes).ax.tick_params(labelsize=NOTE)
+def _map(ax: Axes, values: Any, **look: Any) -> None:
+    ax.figure.colorbar(ax.imshow(values, **look), ax=ax).ax.tick_params(labelsize=NOTE)
 
 
 class _Plain(LogFormatter):

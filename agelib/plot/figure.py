@@ -83,7 +83,7 @@ def page(width: int, height: int, title: str | None = None, keys: Sequence[Line2
 def panels(
     headings: Iterable[str], *, title: str | None = None, keys: Sequence[Line2D] = (), ncols: int = 4, width: int = 340,
     height: int | Sequence[int] = 255, xlabel: str = "", ylabel: str = "", grid: str | None = "both", **shared: Any,
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """A page of charts, `ncols` in a row, and its axes, one a heading. width, height: pixels of a panel with its labels
     (height: of all, or of each row). grid: "x", "y", "both" or None. shared: sharex, sharey, as in matplotlib's subplots."""
     headings = list(headings)

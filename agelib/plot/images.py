@@ -45,23 +45,16 @@ def grid(images: Any, ncols: int = 8, title: str | None = None) -> Figure:
     return _lay_out([[("", _mosaic(to_rgb8(images), ncols, gap=(2, 2)))]], title)
 
 
-def real_reconstruction(x: Any, gex: Any, ncols: int = 16, title: str | None = None) -> Figure:
-    """Odd columns real images x, even columns their reconstructions g(e(x)), as in Figures 2 and 3 of the paper.
-
-    x, gex: (N, C, H, W) of equal shape; image i of `gex` reconstructs image i of `x`. ncols: images in a row, even.
-    """
-    return _lay_out([[("", _pairs(x, gex, ncols))]], title, _PAIR_KEYS)
+def real_reconstruction(x: Any, gex: Any, title: str | None = None) -> Figure:
+    """Odd columns real images x, even columns their reconstructions g(e(x)), as in Figures 2 and 3 of the paper. x, gex:
+    (N, C, H, W) of equal shape."""
+    return _lay_out([[("", _pairs(x, gex, 16))]], title, _PAIR_KEYS)
 
 
-def figure2(
-    samples: Any, x: Any, gex: Any, real: Any, *, ncols: int = 6, nrows: int = 6, title: str | None = None
-) -> Figure:
-    """The layout of the paper's Figure 2: (a) real images, (b) samples g(z), (c) pairs of x and g(e(x)).
-
-    samples, real: (N, C, H, W); x, gex: (K, C, H, W) of equal shape; all of one size. Each panel shows at most `nrows` rows
-    of `ncols` images (`ncols` even: panel c holds ncols / 2 pairs in a row).
-    """
-    n = ncols * nrows
+def figure2(samples: Any, x: Any, gex: Any, real: Any, *, nrows: int = 6, title: str | None = None) -> Figure:
+    """The layout of the paper's Figure 2: (a) real images, (b) samples g(z), (c) pairs of x and g(e(x)); at most `nrows`
+    rows of 6 of each. samples, real: (N, C, H, W); x, gex: (K, C, H, W) of equal shape; all of one size."""
+    ncols, n = 6, 6 * nrows
     shown = {"(a) real images": to_rgb8(real[:n]), "(b) samples g(z)": to_rgb8(samples[:n])}
     _check_equal({"x": to_rgb8(x[:1])} | {name: tiles[:1] for name, tiles in shown.items()})
     zoom = max(1, _SMALL_PX // real.shape[2])
@@ -71,24 +64,21 @@ def figure2(
 
 
 def figure3(
-    x: Any, reconstructions: Mapping[str, Any], samples: Mapping[str, Any] | None = None, *, nrows: int = 6,
-    title: str | None = None,
+    x: Any, reconstructions: Mapping[str, Any], samples: Mapping[str, Any] | None = None, *, title: str | None = None
 ) -> Figure:
-    """The layout of the paper's Figure 3: held-out images in the first column, then each model's reconstructions of them,
-    as many such blocks side by side as fit; below, samples of each model.
-
-    x and each of `reconstructions`: (N, C, H, W) of equal shape; each of `samples`: (K, C, H, W). Keys are the headings.
-    """  # fmt: skip
+    """The layout of the paper's Figure 3: held-out images x (N, C, H, W) in the first column, then each model's
+    reconstructions of them, of equal shape, as many such blocks of 6 rows side by side as fit; below, samples (K, C, H, W)
+    of each model."""
     columns = {"x": to_rgb8(x)} | {name: to_rgb8(images) for name, images in reconstructions.items()}
     _check_equal(columns)
     n, height, width = columns["x"].shape[:3]
     zoom = max(1, _SMALL_PX // height)
     needed = sum(max(zoom * width + 4, text_width(name, HEADING)) + _BETWEEN for name in columns)
-    blocks = max(1, min((_WIDE_PX - 2 * MARGIN) // needed, n // nrows))
+    blocks = max(1, min((_WIDE_PX - 2 * MARGIN) // needed, n // 6))
     rows = [[]]
-    for start in range(0, blocks * nrows, nrows):
+    for start in range(0, blocks * 6, 6):
         for name, tiles in columns.items():
-            part = tiles[start : start + nrows]
+            part = tiles[start : start + 6]
             rows[0].append((name, _mosaic(part, 1, zoom, frames=[BLUE if name == "x" else ORANGE] * len(part))))
     if samples:
         ncols = max(2, (_WIDE_PX // len(samples) - _BETWEEN) // (zoom * width + 2))
@@ -98,11 +88,8 @@ def figure3(
 
 
 def figure4a(inputs: Any, rows: Mapping[str, Any], title: str | None = None) -> Figure:
-    """The paper's Figure 4 (a): for each input, a row of colorizations a model; the input, framed, begins each row.
-
-    inputs: (N, C, H, W), the lightness that the models saw. rows: name -> (N, K, 3, H, W), K equal for all, at most six.
-    The legend has the names in the order of the rows.
-    """
+    """The paper's Figure 4 (a): for each input, a row of colorizations a model, in the legend's order; the input, framed,
+    begins each row. inputs: (N, C, H, W), the lightness that the models saw. rows: name -> (N, K, 3, H, W), at most six."""
     given, made = to_rgb8(inputs), {name: to_rgb8(images, 2) for name, images in rows.items()}
     _check_equal(made)
     _check_equal({"inputs": given, "each model's first": next(iter(made.values()))[:, 0]})
@@ -115,10 +102,8 @@ def figure4a(inputs: Any, rows: Mapping[str, Any], title: str | None = None) -> 
 
 
 def figure4b(sources: Any, targets: Any, transferred: Any, title: str | None = None) -> Figure:
-    """The paper's Figure 4 (b): colour transfer as a matrix. Top row: images that lend their colours; left column:
-    lightness that takes them; row i, column j: g(e(x_j|L_j)|L_i).
-
-    sources: (S, C, H, W); targets: (T, C, H, W); transferred: (T, S, 3, H, W).
+    """The paper's Figure 4 (b): colour transfer as a matrix. Top row: sources (S, C, H, W), which lend their colours; left
+    column: targets (T, C, H, W), lightness that takes them; transferred (T, S, 3, H, W): row i, column j g(e(x_j|L_j)|L_i).
     """
     top, left, inside = to_rgb8(sources), to_rgb8(targets), to_rgb8(transferred, 2)
     S, T = len(top), len(left)
@@ -130,24 +115,23 @@ def figure4b(sources: Any, targets: Any, transferred: Any, title: str | None = N
     return _lay_out([[("", _mosaic(np.stack(tiles), 1 + S, gap=(1, 3), frames=frames))]], title, keys)
 
 
-def interpolations(rows: Iterable[Any], title: str | None = "Interpolations between two codes along the sphere") -> Figure:
+def interpolations(rows: Iterable[Any]) -> Figure:
     """One row of pictures for each path: images (K, C, H, W), K >= 2, equal for all; the ends, framed, are what it joins."""
     tiles = to_rgb8(np.stack(list(rows)), 2)
     R, K = tiles.shape[:2]
     frames = [BLUE, *[None] * (K - 2), BLUE] * R
     mosaic = _mosaic(tiles.reshape(-1, *tiles.shape[2:]), K, gap=(1, 4), frames=frames)
-    return _lay_out([[("", mosaic)]], title, [key("ends of a path", BLUE)])
+    return _lay_out([[("", mosaic)]], "Interpolations between two codes along the sphere", [key("ends of a path", BLUE)])
 
 
-def neighbours(samples: Any, nearest: Any, title: str | None = "Samples and their nearest training images") -> Figure:
-    """Samples (N, C, H, W) above the training images nearest to them: (N, k, C, H, W), or (N, C, H, W) for k = 1."""
-    made, near = to_rgb8(samples), to_rgb8(nearest, 2) if nearest.ndim == 5 else to_rgb8(nearest)[:, None]
-    if len(near) != len(made) or near.shape[2:] != made.shape[1:]:
-        raise ValueError(f"need neighbours (N, k, H, W, colours) of samples {made.shape}, got {near.shape}")
-    N, k = near.shape[:2]
-    mosaic = _mosaic(np.concatenate([made, *near.swapaxes(0, 1)]), N, frames=[ORANGE] * N + [BLUE] * (N * k))
-    keys = [key("sample g(z)", ORANGE), key("nearest training images, nearest first", BLUE)]
-    return _lay_out([[("", mosaic)]], title, keys)
+def neighbours(samples: Any, nearest: Any) -> Figure:
+    """Samples (N, C, H, W) above the training image nearest to each, of equal shape."""
+    tiles = {"samples": to_rgb8(samples), "nearest": to_rgb8(nearest)}
+    _check_equal(tiles)
+    N = len(tiles["samples"])
+    mosaic = _mosaic(np.concatenate([*tiles.values()]), N, frames=[ORANGE] * N + [BLUE] * N)
+    keys = [key("sample g(z)", ORANGE), key("nearest training image", BLUE)]
+    return _lay_out([[("", mosaic)]], "Samples and their nearest training images", keys)
 
 
 def _check_equal(groups: Mapping[str, np.ndarray]) -> None:
@@ -159,31 +143,29 @@ def _check_equal(groups: Mapping[str, np.ndarray]) -> None:
 def _pairs(x: Any, gex: Any, ncols: int, zoom: int | None = None) -> np.ndarray:
     real, made = to_rgb8(x), to_rgb8(gex)
     _check_equal({"x": real, "g(e(x))": made})
-    if ncols < 2 or ncols % 2:
-        raise ValueError(f"pairs need an even number of columns, got {ncols}")
     tiles = np.stack([real, made], axis=1).reshape(-1, *real.shape[1:])
     return _mosaic(tiles, ncols, zoom, gap=(1, 4), group=2, frames=[BLUE, ORANGE] * len(real))
 
 
 def _mosaic(
-    tiles: np.ndarray, ncols: int, zoom: int | None = None, *, gap: tuple[int, int] = (1, 1), group: int = 0,
+    tiles: np.ndarray, ncols: int, zoom: int | None = None, *, gap: tuple[int, int] = (1, 1), group: int = 10**9,
     frames: Sequence[str | None] = (),
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """(N, H, W, 3) uint8 tiles as one uint8 picture, at most `ncols` in a row, values in steps of 4.
 
     zoom: a whole factor, or None: the largest at which the row fits the page. gap: white pixels between columns and between
     rows. group: 6 more after every `group` columns. frames: a colour or None for each tile: 2 pixels outside the tile.
-    """  # fmt: skip
+    """
     ncols, border = max(1, min(ncols, len(tiles))), 2 if frames else 0
     fit = (_WIDTH_PX - 2 * MARGIN - 6 * ncols) // (ncols * tiles.shape[2])
     zoom = zoom or max(1, min(_TILE_PX // max(tiles.shape[1:3]), fit))
     tiles = np.minimum((tiles.astype(np.int16) + 2) // 4 * 4, 255).astype(np.uint8)
     h, w = tiles.shape[1] * zoom + 2 * border, tiles.shape[2] * zoom + 2 * border
-    wide = ncols * (w + gap[0]) - gap[0] + (6 * ((ncols - 1) // group) if group else 0)
+    wide = ncols * (w + gap[0]) - gap[0] + 6 * ((ncols - 1) // group)
     out = np.full((-(-len(tiles) // ncols) * (h + gap[1]) - gap[1], wide, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
         row, col = divmod(i, ncols)
-        y, x = row * (h + gap[1]), col * (w + gap[0]) + (6 * (col // group) if group else 0)
+        y, x = row * (h + gap[1]), col * (w + gap[0]) + 6 * (col // group)
         if frames and frames[i]:
             out[y : y + h, x : x + w] = list(bytes.fromhex(frames[i][1:]))
         out[y + border : y + h - border, x + border : x + w - border] = tile.repeat(zoom, 0).repeat(zoom, 1)

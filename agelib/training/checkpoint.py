@@ -71,6 +71,7 @@ def list_files(folder: Path) -> list[Path]:
 
 def read(path: Path) -> dict:
     """The state in one checkpoint, on the CPU. Raises CheckpointError if bytes and name disagree or it does not load."""
+    _check_plain(path)
     data = path.read_bytes()
     match = _NAME.fullmatch(path.name)
     if match and hashlib.sha256(data).hexdigest()[:16] != match.group(2):
@@ -116,7 +117,8 @@ def model_about(path: Path) -> tuple[dict, dict]:
 def load_model(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict]:
     """({network: {parameter: tensor}} on the CPU, about, facts) of a file that `save_model` wrote.
 
-    Raises CheckpointError naming the file if it can't be read, is no such file, or does not have its own checksum.
+    Raises CheckpointError naming the file if it can't be read, is no such file, does not have its own checksum, or holds
+    values that are not finite.
     """
     about, facts, expected = _metadata(path)
     try:
@@ -125,6 +127,8 @@ def load_model(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict]:
         raise CheckpointError(f"{path}: {short(error)}") from error
     if checksum(tensors) != expected:
         raise CheckpointError(f"{path}: damaged, its tensors do not have the checksum in its metadata")
+    if odd := [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise CheckpointError(f"{path}: not finite: {odd[0]}")
     modules: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         module, _, name = key.partition(".")
@@ -143,6 +147,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _metadata(path: Path) -> tuple[dict, dict, str]:
+    _check_plain(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -154,6 +159,11 @@ def _metadata(path: Path) -> tuple[dict, dict, str]:
     if not isinstance(about, dict) or not isinstance(facts, dict):
         raise CheckpointError(f"{path}: not a trained model of this library, its metadata are not what it writes")
     return about, facts, expected
+
+
+def _check_plain(path: Path) -> None:
+    if not path.is_file():  # opening a fifo would wait for ever
+        raise CheckpointError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}")
 
 
 def short(error: Exception) -> str:

@@ -61,8 +61,6 @@ class Schedule:
     def __post_init__(self):
         least = {"n_epochs": 1, "max_steps": 1, "batch_size": 1, "seed": 0, "snapshots": 0, "log_every": 1}
         check_config(self, least=least | {"checkpoint_every_s": 0})
-        if self.seed >= 2**32:
-            raise ValueError(f"Schedule: seed must be below 2**32, is {self.seed}")
         if self.n_epochs is None and self.max_steps is None:
             raise ValueError("Schedule: n_epochs and max_steps are both None: nothing says how long to train")
 
@@ -202,6 +200,11 @@ class _Loop:
                 module.load_state_dict(state["modules"][name])
             for name in self.step.optimizers:
                 self.step.load_optimizer(name, state["optimizers"][name])
+            kinds = {"step": int, "seconds": int | float, "names": list, "rows": list, "count": int}
+            if odd := [f"{key} is {state[key]!r}" for key, kind in kinds.items() if not isinstance(state[key], kind)]:
+                raise TypeError(odd[0])
+            if not 0 <= state["step"] <= self.n_steps:
+                raise ValueError(f"step is {state['step']} of {self.n_steps}")
             self.done, self.seconds, self.names = state["step"], state["seconds"], state["names"]
             self.rows[self.first_row :] = state["rows"]
             self.count, self.sums = state["count"], state["sums"]
@@ -327,11 +330,17 @@ def write_history(path: Path, rows: Iterable[dict]) -> None:
 
 
 def read_history(path: Path) -> list[dict]:
-    """The rows of a history.csv, numbers as numbers; none where there is no such file."""
+    """The rows of a history.csv, numbers as numbers; none where there is no such file. Raises checkpoint.CheckpointError."""
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: _number(k, v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: _number(k, v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+        if rows and not {"step", "epoch", "seconds"} <= rows[-1].keys():
+            raise ValueError("its last row has no step, epoch or seconds")
+        return rows
+    except (ValueError, TypeError, csv.Error) as error:
+        raise checkpoint.CheckpointError(f"{path}: damaged: {checkpoint.short(error)}") from error
 
 
 def device_name(device: str | torch.device) -> str:

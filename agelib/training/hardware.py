@@ -16,13 +16,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" is the first CUDA device, else the CPU; any other name is taken as it is. ValueError for what is none."""
-    if str(device) != "auto":
-        try:
-            return torch.device(device)
-        except RuntimeError:
-            raise ValueError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:1, ...") from None
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """"auto" is the first CUDA device, else the CPU; any other name is taken as it is. ValueError for what is none, or not
+    here."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:1, ...") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices here; take auto or cpu")
+    return chosen
 
 
 def bf16_in_hardware(device: torch.device | str) -> bool:

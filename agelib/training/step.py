@@ -108,8 +108,8 @@ def check_config(
     config: Any, *, above: Mapping[str, float] | None = None, least: Mapping[str, float] | None = None,
     shares: tuple[str, ...] = (), choices: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """ValueError naming field and value unless each value is of its field's kind and finite, `above` and at `least` its
-    bound, one of `shares` in [0, 1), one of `choices` among the valid ones. Fields that may be None pass as None."""
+    """ValueError naming field and value unless each value is of its field's kind, finite and, if whole, below 2**32, `above`
+    and at `least` its bound, one of `shares` in [0, 1), one of `choices` of the valid ones. None passes where it may be."""
     name = type(config).__name__
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -123,6 +123,8 @@ def check_config(
                 raise ValueError(f"{name}: {f.name} must be {said}, is {value!r}")
         elif value is None and "None" not in said:
             raise ValueError(f"{name}: {f.name} must be {said}, is None")
+        if isinstance(value, int) and value >= 2**32:
+            raise ValueError(f"{name}: {f.name} must be below 2**32, is {value}")
     for names, holds, words in (
         (above or {}, lambda v, b: v > b, "above"),
         (least or {}, lambda v, b: v >= b, "at least"),

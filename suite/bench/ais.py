@@ -15,19 +15,12 @@ from torch import Tensor
 
 from agelib import networks
 from agelib.metrics import ais
-from agelib.training import hardware
+from suite.bench.training import in_turn
 
 M, D, VARIANCE = 10, 784, 0.01
 
 
-def decoder(device: torch.device | str):
-    """(network, decode): the published decoder at its initial weights, and z -> (B, 784) in [0, 1]."""
-    torch.manual_seed(0)
-    g = networks.published_decoder((1, 28, 28), M).to(device).requires_grad_(False)
-    return g, lambda z: torch.sigmoid(g.layers(z))
-
-
-def plain_move(decode, x: Tensor, z: Tensor, beta: float, eps: float, n_leapfrog: int = 10) -> Tensor:
+def plain_move(decode: ais.Decode, x: Tensor, z: Tensor, beta: float, eps: float) -> Tensor:
     """One HMC move of the chains z (C, M) of one image x (D,), without any of this library's savings; the new states."""
 
     def log_density(z: Tensor) -> Tensor:
@@ -41,7 +34,7 @@ def plain_move(decode, x: Tensor, z: Tensor, beta: float, eps: float, n_leapfrog
     v = torch.randn_like(z)
     before = log_density(z) - 0.5 * v.square().sum(1)
     new = z
-    for _ in range(n_leapfrog):
+    for _ in range(10):
         v = v + 0.5 * eps * gradient(new)
         new = new + eps * v
         v = v + 0.5 * eps * gradient(new)
@@ -50,41 +43,35 @@ def plain_move(decode, x: Tensor, z: Tensor, beta: float, eps: float, n_leapfrog
     return torch.where(taken[:, None], new, z)
 
 
-def rates(n_images: int, n_chains: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Images x chains x distributions a second: "plain", "fp32" and "bf16" (medians, in turn)."""
-    g, decode = decoder(device)
-    x = torch.rand(n_images, D, device=device)
-    sampled = {}
+def rates(g: torch.nn.Module, n_images: int, n_chains: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Images x chains x distributions a second with the decoder g: "plain", "fp32" and "bf16" (medians, in turn)."""
+    x, z = torch.rand(n_images, D, device=device), torch.randn(n_images, n_chains, M, device=device)
+    few = max(1, n_images // 20)  # the loop costs the same for every image
+
+    def decode(z: Tensor) -> Tensor:
+        return torch.sigmoid(g.layers(z))
+
+    calls = {"plain": lambda: [plain_move(decode, x[i], z[i], 0.5, 0.01) for i in range(few)]}
     for name in ("fp32", "bf16"):
         cfg = ais.AisConfig(n_chains=n_chains, precision=name)
-        sampled[name] = ais._Chains(decode, x, None, M, VARIANCE, cfg, 0, None)
-    z = torch.randn(n_images, n_chains, M, device=device)
-    few = max(1, n_images // 20)  # the loop costs the same for every image
-    times: dict[str, list[float]] = {"plain": [], "fp32": [], "bf16": []}
-    for repeat in range(repeats + 1):
-        for name, chains in sampled.items():
-            start = hardware.clock(device)
-            chains.advance()
-            times[name] += [n_images * n_chains / (hardware.clock(device) - start)] if repeat else []
-        start = hardware.clock(device)
-        for i in range(few):
-            plain_move(decode, x[i], z[i], 0.5, 0.01)
-        times["plain"] += [few * n_chains / (hardware.clock(device) - start)] if repeat else []
-    return {name: statistics.median(values) for name, values in times.items()}
+        calls[name] = ais.Chains(decode, x, None, M, VARIANCE, cfg).advance
+    n = {"plain": few * n_chains}
+    times = in_turn(calls, device, repeats, warm_up=1)
+    return {name: statistics.median(n.get(name, n_images * n_chains) / s for s in found) for name, found in times.items()}
 
 
-def move_flop() -> float:
+def move_flop(g: torch.nn.Module) -> float:
     """Floating-point operations of one chain's move: 10 gradients, each forward and back to the input."""
-    return 10 * 2 * 2.0 * sum(layer.weight.numel() for layer in decoder("cpu")[0].layers if hasattr(layer, "weight"))
+    return 10 * 2 * 2.0 * sum(layer.weight.numel() for layer in g.layers if hasattr(layer, "weight"))
 
 
 def report(device: torch.device, peaks: dict[str, float], precision: str, repeats: int) -> None:
     """Print the rates, their ratios to the plain loop, and the share of the matrix product's speed (TFLOP/s in `peaks`)."""
-    found = rates(100, 16, device, repeats)
+    torch.manual_seed(0)
+    g = networks.published_decoder((1, 28, 28), M).to(device).requires_grad_(False)
+    found = rates(g, 100, 16, device, repeats)
     print("AIS, 100 images x 16 chains: images x chains x distributions a second")
     for name, rate in found.items():
-        share = rate * move_flop() / 1e12
         peak = "bf16" if name == "bf16" else "fp32"
-        print(
-            f"{name:<8}{rate:>10.0f}  {rate / found['plain']:>6.2f} x plain  {share / peaks[peak]:>5.0%} of the {peak} peak"
-        )
+        share = rate * move_flop(g) / 1e12 / peaks[peak]
+        print(f"{name:<8}{rate:>10.0f}  {rate / found['plain']:>6.2f} x plain  {share:>5.0%} of the {peak} peak")

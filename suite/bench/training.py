@@ -9,9 +9,11 @@ graph. Times are medians. The arithmetic is counted by torch's FlopCounterMode a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -23,12 +25,13 @@ from agelib import conditional, losses, networks, sphere
 from agelib.model import METHODS
 from agelib.training import fit, graphs, hardware
 from agelib.training.step import Step
+from suite.rows import Rows, make
 
 BATCH = 64
 AGE_M = {32: 128, 64: 64}  # the published M, by size in pixels
 CASES = [(method, size) for method, module in METHODS.items() for size in AGE_M if not hasattr(module, "given")]
 CASES.append(("conditional", 64))
-NAMES = {"conditional": "conditional AGE"}
+Calls = Mapping[str, Callable[[], object]]
 
 
 def config(method: str, size: int, **settings):
@@ -39,38 +42,40 @@ def config(method: str, size: int, **settings):
 def build(method: str, size: int, device: torch.device | str = "cpu", *, plain: bool = False) -> dict[str, nn.Module]:
     """The published networks, channels last; plain: NCHW, AGE's with ordinary convolutions at both ends."""
     nets = METHODS[method].build(config(method, size), (3, size, size))
-    form = torch.contiguous_format if plain else torch.channels_last
-    nets = {name: net.to(device, memory_format=form) for name, net in nets.items()}
     if plain and method == "age":
         first, last = nets["g"].layers[0], nets["e"].layers[-1]
         M, c_out = first.weight.shape[:2]
         nets["g"].layers[0] = nn.Sequential(nn.Unflatten(1, (M, 1, 1)), nn.ConvTranspose2d(M, c_out, 4, 1, 0, bias=False))
         if size == 64:
             nets["e"].layers[-1] = nn.Sequential(nn.Conv2d(last.weight.shape[1], M, 4, 1, 0), nn.Flatten())
-        nets = {name: net.to(device) for name, net in nets.items()}
     if plain and method == "conditional":
         g = nets["g"]
         g.forward = lambda z, L: torch.tanh(g.layers(torch.cat([L, z[:, :, None, None].expand(-1, -1, size, size)], 1)))
-    return nets
+    form = torch.contiguous_format if plain else torch.channels_last
+    return {name: net.to(device, memory_format=form) for name, net in nets.items()}
 
 
-def released_step(nets: dict[str, nn.Module], cfg, given: Callable = lambda x: (x,)) -> Callable[[Tensor], None]:
-    """The released iteration without any of this library's savings. given: as in `age.make_step`."""
-    g, e = nets["g"], nets["e"]
-    device = next(g.parameters()).device
-    opt_g, opt_e = (_adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
+def plain_step(method: str, size: int, nets: dict[str, nn.Module]) -> Callable[[Tensor], object]:
+    """The plain way of `method` on the networks of `build(..., plain=True)`: for AGE the released iteration, without any of
+    this library's savings."""
+    cfg = config(method, size, precision="fp32")
+    if method not in ("age", "conditional"):
+        with mock.patch.object(hardware, "adam", plain_adam):
+            return METHODS[method].make_step(nets, cfg)
+    g, e, given = nets["g"], nets["e"], conditional.given if method == "conditional" else lambda x: (x,)
+    opt_g, opt_e = (plain_adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
 
     def update(batch: Tensor) -> None:
         x, *c = given(batch)
         e.zero_grad()
         ex = e(x, *c)
         loss = losses.kl_released(ex) + cfg.mu * losses.recon_x_l1(g(ex, *c), x)
-        z = sphere.sample(len(x), cfg.M, device=device)
+        z = sphere.sample(len(x), cfg.M, device=x.device)
         (loss - losses.kl_released(e(g(z, *c).detach(), *c))).backward()
         opt_e.step()
         for _ in range(cfg.n_g_steps):
             g.zero_grad()
-            z = sphere.sample(len(x), cfg.M, device=device)
+            z = sphere.sample(len(x), cfg.M, device=x.device)
             egz = e(g(z, *c), *c)
             (losses.kl_released(egz) + cfg.lam * losses.recon_z_cos(egz, z)).backward()
             opt_g.step()
@@ -78,16 +83,7 @@ def released_step(nets: dict[str, nn.Module], cfg, given: Callable = lambda x: (
     return update
 
 
-def plain_step(method: str, size: int, nets: dict[str, nn.Module]) -> Callable[[Tensor], object]:
-    """The plain way of `method` on the networks of `build(..., plain=True)`."""
-    cfg = config(method, size, precision="fp32")
-    if method in ("age", "conditional"):
-        return released_step(nets, cfg, conditional.given if method == "conditional" else lambda x: (x,))
-    with mock.patch.object(hardware, "adam", _adam):
-        return METHODS[method].make_step(nets, cfg)
-
-
-def _adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+def plain_adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
     return torch.optim.Adam(net.parameters(), lr, betas, foreach=False, fused=False)
 
 
@@ -103,21 +99,28 @@ def flop(method: str, size: int, B: int = BATCH, **settings) -> float:
 
 
 def in_turn(
-    ways: dict[str, tuple[Callable, Tensor, Callable]], device: torch.device, repeats: int
+    calls: Calls, device: torch.device, repeats: int, *, warm_up: int = 0, before: Callable[[str], object] = id
 ) -> dict[str, list[float]]:
-    """Seconds of `repeats` iterations of each way, one after the other in turn, after two rounds to warm up.
-
-    ways: name -> (step, batch, what sets the allocator that the way is meant for).
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(repeats + 2):
-        for name, (step, batch, set_allocator) in ways.items():
-            set_allocator()
-            step(batch)  # once more after the switch, so that the allocator has settled
+    """Seconds of `repeats` calls of each, one after the other in turn, after so many rounds to warm up; before: what is
+    called, untimed, with the name of each that comes."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(warm_up + repeats):
+        for name, call in calls.items():
+            before(name)
             start = hardware.clock(device)
-            step(batch)
-            if i >= 2:
-                times[name].append(hardware.clock(device) - start)
+            call()
+            times[name] += [hardware.clock(device) - start] * (i >= warm_up)
+    return times
+
+
+def iterations(calls: Calls, device: torch.device, repeats: int) -> dict[str, list[float]]:
+    """`in_turn` of iterations; that called "plain" has the C library's own allocator thresholds."""
+
+    def before(name: str) -> None:
+        hardware.settle_default() if name == "plain" else hardware.keep_activations()
+        calls[name]()  # once more after the switch, so that the allocator has settled
+
+    times = in_turn(calls, device, repeats, warm_up=2, before=before)
     hardware.keep_activations()
     return times
 
@@ -125,53 +128,39 @@ def in_turn(
 def as_in_fit(step: Step, x: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
     """`step` as `fit` calls it on the device of x: as it is, or replayed, and then past its recording."""
     iterate = graphs.replayed(step, x.device)
-    if iterate is not step:
-        for _ in range(graphs.WARM_UP + graphs.TRIALS):
-            iterate(x)
+    for _ in range(graphs.WARM_UP + graphs.TRIALS if iterate is not step else 0):
+        iterate(x)
     return iterate
 
 
-def ours(method: str, size: int, device: torch.device, B: int = BATCH, **settings) -> tuple[Callable, Tensor, Callable]:
-    """One of the `ways` of `in_turn`: our iteration of B random images."""
+def ours(method: str, size: int, device: torch.device, B: int = BATCH, **settings) -> Callable[[], object]:
+    """Our iteration of B random images."""
     step = METHODS[method].make_step(build(method, size, device), config(method, size, **settings))
     x = (torch.rand(B, 3, size, size, device=device) * 2 - 1).to(memory_format=torch.channels_last)
-    return as_in_fit(step, x), x, hardware.keep_activations
-
-
-def compare(method: str, size: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds of an iteration at batch 64, the plain way and ours in turn."""
-    torch.manual_seed(0)
-    plain = plain_step(method, size, build(method, size, device, plain=True))
-    x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
-    ways = {"plain": (plain, x, hardware.settle_default), "ours": ours(method, size, device)}
-    return {name: statistics.median(values) for name, values in in_turn(ways, device, repeats).items()}
+    return functools.partial(as_in_fit(step, x), x)
 
 
 def epoch_times(
     size: int, n_images: int, *, n_g_steps: int = 2, repeats: int = 3, device: torch.device | str = "cpu"
-) -> list[dict]:
-    """Rows for metrics.json: seconds per epoch of n_images for AGE and for ALI, and their ratio, which is 3 in the paper.
-
-    Iterations in turn, on random images, each at its published size and batch (AGE: width 64, M 128 at 32 px and 64 at
-    64 px, B 64; ALI: its SVHN or CelebA networks, B 100), same device and precision; operations and parameters beside.
-    """
-    device = torch.device(device)
+) -> Rows:
+    """Seconds per epoch of n_images for AGE and for ALI, and their ratio, which is 3 in the paper; their operations and
+    parameters. Iterations in turn, on random images, each at its published size and batch (AGE: width 64, M 128 at 32 px and
+    64 at 64 px, B 64; ALI: its SVHN or CelebA networks, B 100), same device and precision."""
+    device, rows, epoch = torch.device(device), [], {}
     batch, settings = {"AGE": BATCH, "ALI": 100}, {"AGE": {"n_g_steps": n_g_steps}, "ALI": {}}
-    times = in_turn({k: ours(k.lower(), size, device, B, **settings[k]) for k, B in batch.items()}, device, repeats)
-    rows, epoch = [], {}
+    times = iterations({k: ours(k.lower(), size, device, B, **settings[k]) for k, B in batch.items()}, device, repeats)
     for name, B in batch.items():
         each = [n_images // B * seconds for seconds in times[name]]
         epoch[name] = statistics.median(each)
         updates = f"1 e + {n_g_steps} g updates" if name == "AGE" else "simultaneous updates"
-        about = {"model": f"{name} at its published size", "protocol": f"{size} px, B {B}, {updates}; {n_images} images"}
-        spread = {"std": statistics.pstdev(each), "n": repeats}
-        nets = build(name.lower(), size)
-        rows.append(about | spread | {"metric": "seconds per epoch", "value": epoch[name]})
-        rows.append(about | {"metric": "GFLOP per image", "value": flop(name.lower(), size, 1, **settings[name]) / 1e9})
-        rows.append(about | {"metric": "parameters", "value": sum(map(networks.n_parameters, nets.values()))})
+        model, protocol = f"{name} at its published size", f"{size} px, B {B}, {updates}; {n_images} images"
+        rows += make(model, {"seconds per epoch": (epoch[name], statistics.pstdev(each))}, protocol, repeats)
+        found = {"GFLOP per image": flop(name.lower(), size, 1, **settings[name]) / 1e9}
+        found["parameters"] = sum(map(networks.n_parameters, build(name.lower(), size).values()))
+        rows += make(model, found, protocol)
     precision = hardware.choose_precision("auto", device)
-    about = {"protocol": f"median of {repeats} iterations each, in turn, {size} px, both in {precision}", "n": repeats}
-    return [*rows, about | {"model": "ALI / AGE", "metric": "time_ratio", "value": epoch["ALI"] / epoch["AGE"]}]
+    protocol = f"median of {repeats} iterations each, in turn, {size} px, both in {precision}"
+    return rows + make("ALI / AGE", {"time_ratio": epoch["ALI"] / epoch["AGE"]}, protocol, repeats)
 
 
 def loop_overhead(device: torch.device, n_steps: int = 500) -> tuple[float, float]:
@@ -185,32 +174,30 @@ def loop_overhead(device: torch.device, n_steps: int = 500) -> tuple[float, floa
     batch = data.batch(0)
     update = as_in_fit(step, *batch)
     logs = update(*batch)
-    updates = _seconds(lambda i: update(*batch), 12, device)
+    calls = {"update": lambda: [update(*batch) for _ in range(12)], "fetch": lambda: [*map(data.batch, range(20))]}
+    seconds = in_turn(calls, device, 1)
+    updates, fetch = seconds["update"][0] / 12, seconds["fetch"][0] / 20
     idle = dataclasses.replace(step, update=lambda x: logs)
     schedule = fit.Schedule(n_epochs=None, max_steps=n_steps, checkpoint_every_s=1e9)
     with tempfile.TemporaryDirectory() as folder:
-        fit.fit(idle, images, folder, schedule, about={})
-        outside = fit.read_history(f"{folder}/{fit.HISTORY}")[-1]["seconds"] / n_steps
-    return outside / (outside + updates), _seconds(data.batch, 20, device) / (outside + updates)
-
-
-def _seconds(call: Callable[[int], object], n: int, device: torch.device) -> float:
-    """Mean seconds of call(0), call(1), ... call(n - 1)."""
-    start = hardware.clock(device)
-    for i in range(n):
-        call(i)
-    return (hardware.clock(device) - start) / n
+        fit.fit(idle, images, Path(folder), schedule, about={})
+        outside = fit.read_history(Path(folder, fit.HISTORY))[-1]["seconds"] / n_steps
+    return outside / (outside + updates), fetch / (outside + updates)
 
 
 def report(device: torch.device, peaks: dict[str, float], precision: str, repeats: int) -> None:
     """Print a row for each of CASES, and what the loop costs."""
     print(f"{'iteration, B=64':<30}{'plain way':>14}{'ours':>10}{'ratio':>8}{'GFLOP':>8}{'of peak':>9}")
     for method, size in CASES:
-        t, work = compare(method, size, device, repeats), flop(method, size)
+        torch.manual_seed(0)
+        plain = plain_step(method, size, build(method, size, device, plain=True))
+        x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
+        calls = {"plain": functools.partial(plain, x), "ours": ours(method, size, device)}
+        t = {way: statistics.median(seconds) for way, seconds in iterations(calls, device, repeats).items()}
+        work, name = flop(method, size), "conditional AGE" if method == "conditional" else METHODS[method].LABEL
         digits = 0 if t["ours"] > 0.01 else 2
         times = f"{t['plain'] * 1e3:>11.{digits}f} ms{t['ours'] * 1e3:>7.{digits}f} ms"
         share = work / t["ours"] / 1e12 / peaks[precision]
-        name = f"{NAMES.get(method, METHODS[method].LABEL)}, {size} px"
-        print(f"{name:<30}{times}{t['plain'] / t['ours']:>8.2f}{work / 1e9:>8.0f}{share:>9.0%}", flush=True)
+        print(f"{f'{name}, {size} px':<30}{times}{t['plain'] / t['ours']:>8.2f}{work / 1e9:>8.0f}{share:>9.0%}", flush=True)
     outside, fetch = loop_overhead(device)
     print(f"training loop: {outside:.1%} of the time outside the updates, fetching batches {fetch:.1%}")

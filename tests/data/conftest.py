@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import pickle
 import struct
 import tarfile
 import zipfile
@@ -62,25 +61,17 @@ def idx(path: Path, array: np.ndarray) -> Path:
     return file(path, gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-def cifar_batch(images: np.ndarray, labels: list[int]) -> bytes:
-    """A pickled batch of images (n, 32, 32, 3)."""
-    data = images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
-    return pickle.dumps({"data": data, "labels": labels, "batch_label": "a test"}, protocol=2)
-
-
 def archive(path: Path, members: dict[str, bytes]) -> Path:
     """A .zip, .tgz or .tar.gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as zf:
-            for name, content in members.items():
-                zf.writestr(name, content)
-        return path
-    with tarfile.open(path, "w:gz") as tar:
+    with zipfile.ZipFile(path, "w") if path.suffix == ".zip" else tarfile.open(path, "w:gz") as out:
         for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            if path.suffix == ".zip":
+                out.writestr(name, content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                out.addfile(info, io.BytesIO(content))
     return path
 
 
@@ -96,7 +87,7 @@ def md5(content: bytes) -> str:
 
 @pytest.fixture
 def make() -> SimpleNamespace:
-    makers = (colours, encode, file, pack, idx, cifar_batch, archive, mat, md5)
+    makers = (colours, encode, file, pack, idx, archive, mat, md5)
     return SimpleNamespace(**{maker.__name__: maker for maker in makers})
 
 

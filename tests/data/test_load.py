@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,44 +26,34 @@ def pack_of_three(make, root):
 
 
 def test_second_load_maps_the_prepared_file_and_needs_no_source(pack_of_three, root):
-    first = load()
+    first, labels = load(), np.array([2, 0, 1], "<i8")
     (root / "packs" / "cifar10-part1.npz").unlink()
     second = load()
-    assert isinstance(second.images, np.memmap)
+    assert isinstance(second.images, np.memmap) and second.source == first.source
     np.testing.assert_array_equal(second.images, pack_of_three[:3])
-    assert second.source == first.source and second.sha256 == first.sha256
+    whole = hashlib.sha256(pack_of_three[:3].tobytes() + labels.tobytes()).hexdigest()
+    assert first.sha256 == second.sha256 == whole == load(limit=3).sha256
     for array in (second.images, second.labels):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+    two = load(limit=2)
+    assert two.sha256 == hashlib.sha256(pack_of_three[:2].tobytes() + labels[:2].tobytes()).hexdigest()
+    assert len(two) == 2 and two.labels.tolist() == [2, 0]
+    assert two.source.endswith("; the first 2 of them") and not two.complete
     with pytest.raises(DataError, match="no test images at hand"):
         load("test")
 
 
-def test_sha256_is_that_of_image_and_label_bytes(pack_of_three):
-    labels = np.array([2, 0, 1], "<i8")
-    whole = hashlib.sha256(pack_of_three[:3].tobytes() + labels.tobytes()).hexdigest()
-    assert load().sha256 == whole == load(limit=3).sha256
-    first_two = load(limit=2)
-    assert first_two.sha256 == hashlib.sha256(pack_of_three[:2].tobytes() + labels[:2].tobytes()).hexdigest()
-    assert len(first_two) == 2 and first_two.labels.tolist() == [2, 0]
-    assert first_two.source.endswith("; the first 2 of them") and not first_two.complete
-    assert first_two.describe()["shape"] == [3, 32, 32] and first_two.describe()["n"] == 2
-
-
 def test_size_and_channels_are_caches_of_their_own(pack_of_three, root):
-    big = load(size=48)
+    big, grey = load(size=48), load(channels=1)
     np.testing.assert_array_equal(big.images, np.broadcast_to(pack_of_three[:3, :, :1, :1], (3, 3, 48, 48)))
-    grey = load(channels=1)
     # ITU-R 601 luma of the flat colours, rounded by Pillow
     luma = (pack_of_three[:3, :, 0, 0] @ np.array([0.299, 0.587, 0.114])).round()
     np.testing.assert_allclose(grey.images[:, 0, 5, 5], luma, atol=1)
     assert {p.name for p in (root / "prepared").iterdir()} == {"cifar10-3x48", "cifar10-1x32"}
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_changed_byte_is_found_once_a_process(pack_of_three, root, monkeypatch, whole):
-    """Small sets are hashed whole, large ones by a sample and the file's time."""
-    monkeypatch.setattr(cache, "WHOLE", 1 << 28 if whole else 0)
+def test_a_changed_byte_is_found_and_the_content_hashed_once_a_process(pack_of_three, root, monkeypatch):
     load()
     path = root / "prepared" / "cifar10-3x32" / "train" / "images.npy"
     content, stamp = bytearray(path.read_bytes()), path.stat()
@@ -75,30 +64,22 @@ def test_a_changed_byte_is_found_once_a_process(pack_of_three, root, monkeypatch
     content[-1] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    hashed = []
-    monkeypatch.setattr(cache, "content_sha256", lambda *arrays: hashed.append(arrays) or "another")
+    monkeypatch.setattr(cache, "content_sha256", lambda *arrays: pytest.fail("hashed again"))
     load()
-    assert hashed == []  # this content was compared before
-
-
-def _prepare(root, queue):
-    queue.put(load(root=root).sha256)
 
 
 def test_two_processes_may_prepare_at_once(make, root):
     x = make.colours(300)
     make.pack(root / "packs" / "cifar10-part1.npz", x, [0] * 300, [0] * 300)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    workers = [context.Process(target=_prepare, args=(root, queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    digests = {queue.get(timeout=60) for _ in workers}
-    for worker in workers:
-        worker.join(timeout=60)
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        digests = pool.map_async(hash_of, range(3), 1).get(timeout=60)
     expected = x.transpose(0, 3, 1, 2).tobytes() + np.zeros(300, "<i8").tobytes()
-    assert digests == {hashlib.sha256(expected).hexdigest()}
+    assert set(digests) == {hashlib.sha256(expected).hexdigest()}
     assert [p.name for p in (root / "prepared" / "cifar10-3x32").iterdir()] == ["train"]
+
+
+def hash_of(_):
+    return load().sha256
 
 
 def ones(n, kill=False):
@@ -126,29 +107,30 @@ def test_what_a_killed_writer_left_is_swept_away(root):
     assert cache.read(folder, "1")[0].sum() == 3 * 3 * 64
     assert cache.read(folder, "2") is None
     cache.write(folder, "2", ones(2), 8, 3)  # another recipe takes its place
-    assert len(cache.read(folder, "2")[0]) == 2 and [p.name for p in folder.glob("former")] == []
+    assert len(cache.read(folder, "2")[0]) == 2
 
 
 def test_full_disk_and_unwritable_root_are_clear_errors(pack_of_three, root, monkeypatch, tmp_path):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
     with monkeypatch.context() as patch:
-        patch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-        with pytest.raises(DataError, match="the disk has 0 MiB free"):
+        patch.setattr(cache.os, "fsync", full)
+        with pytest.raises(DataError, match="train: cannot be prepared .*No space left on device"):
             load()
+    assert list(root.glob("prepared/*/*")) == list(root.glob("prepared/*/.*")) == []
     (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("AGELIB_PACKS", str(root / "packs"))
+    monkeypatch.setenv("AGELIB_DATA", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be prepared"):
-        load(root=tmp_path / "file", packs=root / "packs")
+        load()
 
 
 def test_missing_set_says_which_files_checksums_and_folder(root):
     with pytest.raises(DataError) as caught:
         data.load("mnist", download=False)
-    for part in (
-        "train-images-idx3-ubyte.gz (md5 f68b3c2dcbeaaa9fbdd348bbdeb94873, https://",
-        "train-labels-idx1-ubyte.gz",
-        str(root / "MNIST" / "raw"),
-        str(root / "packs"),
-        "download=False",
-    ):
+    known = "train-images-idx3-ubyte.gz (md5 f68b3c2dcbeaaa9fbdd348bbdeb94873, https://"
+    for part in (known, "train-labels-idx1-ubyte.gz", str(root / "MNIST" / "raw"), str(root / "packs"), "download=False"):
         assert part in str(caught.value)
     with pytest.raises(DataError, match="c3b158d763b6e2245038c8ad08e45376"):
         data.load("stanford_cars")  # never asks the network: there is nothing to ask
@@ -168,10 +150,9 @@ def test_available_has_one_line_a_set_and_does_no_work(make, root, tmp_path, mon
     lines = data.available()
     assert lines["cifar10"] == "pack" and lines["mnist"] == "official files"
     assert lines["svhn"].startswith("missing: ") and "svhn-part1.npz is missing" in lines["svhn"]
-    load()
-    assert data.available()["cifar10"] == "pack"
-    load("test")
-    assert data.available()["cifar10"] == "prepared"
+    for split, state in (("train", "pack"), ("test", "prepared")):
+        load(split)
+        assert data.available()["cifar10"] == state
 
 
 def test_data_root_is_the_environment_else_beside_pyproject(tmp_path, monkeypatch):
@@ -194,12 +175,11 @@ def test_stand_ins_are_drawn_once_a_version(root, monkeypatch):
         return np.broadcast_to(x, (5, 1, size, size)).copy(), np.array([0, 1, 0, 1, 1]), ("no", "yes")
 
     monkeypatch.setattr(standins, "make", draw)
-    found = data.load("digits", "test")
+    found = [data.load("digits", "test") for _ in range(2)][0]
     assert found.images.shape == (5, 1, 28, 28) and found.images[:, 0, 3, 3].tolist() == [0, 50, 100, 150, 200]
     assert found.stand_in_for == "MNIST" and found.class_names == ("no", "yes") and not found.complete
     assert found.source == "embedded, 5 test images, a stand-in for MNIST"
     assert found.caption == "digits, a stand-in for MNIST"
-    data.load("digits", "test")
     colour = data.load("digits", "test", channels=3, size=16)
     assert colour.images.shape == (5, 3, 16, 16) and (colour.images[1] == 50).all()
     monkeypatch.setattr(standins, "VERSION", "2")

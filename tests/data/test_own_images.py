@@ -58,7 +58,7 @@ def test_folder_classes_are_subfolders(make, root, tmp_path):
         ("test", (), None),
         ("test", ("stray.png",), "1 beside train/"),
         ("test", ("val/a/0.png", "val/a/1.png", "c/2.png", "stray.png"), "1 beside train/, 1 in c/, 2 in val/"),
-        ("val", (), None),
+        ("val", ("linked",), "1 in train/ and in val/"),
         ("Validation", ("stray.png",), "1 beside train/"),
     ],
 )
@@ -67,8 +67,12 @@ def test_images_of_a_test_folder_never_train(make, root, tmp_path, test_folder, 
     make.file(base / "train" / "b" / "0.png", x[0])
     make.file(base / "train" / "a" / "1.png", x[1])
     make.file(base / test_folder / "b" / "2.png", x[2])
-    for name in more:
+    for name in more if more != ("linked",) else ():
         make.file(base / name, x[2])
+    if more == ("linked",):  # a link to a test image, and one to another picture
+        (base / "train" / "a" / "linked.png").symlink_to(base / test_folder / "b" / "2.png")
+        (base / "train" / "a" / "1.png").rename(tmp_path / "1.png")
+        (base / "train" / "a" / "1.png").symlink_to(tmp_path / "1.png")
     train, test = both(base)
     assert sorted(train.labels.tolist()) == [0, 1] and test.labels.tolist() == [1]
     assert train.class_names == test.class_names == ("a", "b")
@@ -115,10 +119,8 @@ def test_modes_become_grey_or_rgb():
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_photos_are_turned_upright(make, tmp_path, suffix):
-    photo = np.zeros((8, 8, 3), np.uint8)
-    photo[:4] = 255  # bright above; orientation 3 turns it upside down
-    exif = Image.Exif()
-    exif[0x0112] = 3
+    photo, exif = np.zeros((8, 8, 3), np.uint8), Image.Exif()
+    photo[:4], exif[0x0112] = 255, 3  # bright above; orientation 3 turns it upside down
     turned = data.read_image(make.file(tmp_path / f"photo.{suffix}", photo, exif=exif), 8, 3)
     assert turned[0, 0, 0] < 9 and turned[0, 7, 0] > 246
 
@@ -149,8 +151,8 @@ def test_one_image_of_any_kind_and_what_was_changed_is_said_in_one_line(make, tm
     assert said == ["plain.png: colours dropped"]
 
 
-def test_npz_grey_with_labels(root, tmp_path):
-    x = np.arange(30, dtype=np.uint8)[:, None, None] * np.ones((30, 32, 32), np.uint8)
+def test_npz_with_labels_and_with_a_split_of_its_own(make, root, tmp_path):
+    x, colours = np.arange(30, dtype=np.uint8)[:, None, None] * np.ones((30, 32, 32), np.uint8), make.colours(5, 20)
     np.savez(tmp_path / "a.npz", images=x, labels=np.arange(30) % 3, class_names=np.array(["p", "q", "r"]))
     train, test = (data.load(f"npz:{tmp_path / 'a.npz'}", split) for split in ("train", "test"))
     assert train.images.shape == (27, 1, 32, 32) and test.images.shape == (3, 1, 32, 32)
@@ -158,12 +160,8 @@ def test_npz_grey_with_labels(root, tmp_path):
         np.testing.assert_array_equal(found.images[:, 0, 0, 0] % 3, found.labels)
     assert sorted([*train.images[:, 0, 0, 0], *test.images[:, 0, 0, 0]]) == list(range(30))
     assert train.class_names == ("p", "q", "r") and "27 of its 30 images" in train.source and train.caption == "a.npz"
-
-
-def test_npz_colour_with_a_split_of_its_own(make, root, tmp_path):
-    x = make.colours(5, 20)
-    np.savez_compressed(tmp_path / "b.npz", images=np.asfortranarray(x), split=np.array([1, 0, 0, 1, 0], np.uint8))
+    np.savez_compressed(tmp_path / "b.npz", images=np.asfortranarray(colours), split=np.array([1, 0, 0, 1, 0], np.uint8))
     train, test = (data.load(f"npz:{tmp_path / 'b.npz'}", split, size=20) for split in ("train", "test"))
-    np.testing.assert_array_equal(train.images, x[[1, 2, 4]].transpose(0, 3, 1, 2))
-    np.testing.assert_array_equal(test.images, x[[0, 3]].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(train.images, colours[[1, 2, 4]].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(test.images, colours[[0, 3]].transpose(0, 3, 1, 2))
     assert train.labels is None and "held out" not in train.source

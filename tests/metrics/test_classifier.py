@@ -8,11 +8,8 @@ import torch
 
 from agelib.metrics import classifier
 from agelib.metrics.classifier import Classifier
-from agelib.training import checkpoint
 from agelib.training import fit as training
 from agelib.training.fit import ConfigMismatch
-
-SMALL = {"n_epochs": 2, "width": 4, "batch_size": 50, "precision": "fp32"}
 
 
 def bars(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,13 +23,12 @@ def bars(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_it_learns_in_seconds_and_its_folder_gives_it_again(tmp_path):
     (x, y), (test_x, test_y) = bars(600, 0), bars(200, 1)
-    settings = SMALL | {"n_epochs": 4, "precision": "auto"}
+    settings = {"n_epochs": 4, "width": 4, "batch_size": 50}
     before = torch.get_rng_state()
     net = classifier.train(x, y, tmp_path, **settings)
     assert torch.equal(torch.get_rng_state(), before) and not net.training
     probs, features = classifier.read(net, test_x)
     assert classifier.agreement(probs.argmax(1), test_y) > 0.9
-    assert probs.shape == (200, 4) and probs.sum(1) == pytest.approx(np.ones(200), abs=1e-5)
     assert features.shape == (200, 16) and probs.dtype == features.dtype == np.float32
     written = (tmp_path / training.MODEL).stat().st_mtime_ns
     torch.manual_seed(5)
@@ -43,46 +39,25 @@ def test_it_learns_in_seconds_and_its_folder_gives_it_again(tmp_path):
         classifier.train(x, y, tmp_path, **settings | {"width": 6})
     with pytest.raises(ConfigMismatch, match="data"):
         classifier.train(x, (y + 1) % 4, tmp_path, **settings)
+    other = classifier.train(x, y, tmp_path / "other", **settings, seed=1)
+    assert (classifier.read(other, test_x)[0] != probs).any()
 
 
-def test_a_killed_training_goes_on_with_the_same_moves_and_a_seed_is_a_training(tmp_path, monkeypatch):
-    x, y = bars(300, 0)
-    whole = classifier.train(x, y, tmp_path / "whole", **SMALL).state_dict()
-    save = checkpoint.save
-
-    def save_and_die(*args, **kwargs):
-        save(*args, **kwargs)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            classifier.train(x, y, tmp_path / "killed", **SMALL, checkpoint_every_s=0)
-    assert [int(path.name[5:14]) for path in checkpoint.list_files(tmp_path / "killed")] == [1]
-    resumed = classifier.train(x, y, tmp_path / "killed", **SMALL).state_dict()
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    other = classifier.train(x, y, tmp_path / "other", **SMALL, seed=1).state_dict()
-    assert not torch.equal(whole["head.weight"], other["head.weight"])
-
-
-def test_reading_in_parts_is_reading_at_once_and_keeps_the_mode():
-    x = bars(40, 0)[0]
-    net = Classifier(1, 4, 4).train()
-    probs, features = classifier.read(net, x, batch_size=7)
-    assert net.training
+@pytest.mark.parametrize("size", [16, 28, 32, 64])
+def test_reading_in_parts_is_reading_at_once_and_keeps_the_mode(size):
+    x = np.random.default_rng(0).integers(0, 256, (8, 3, size, size), np.uint8)
+    net = Classifier(3, 7, 2).train()
+    probs, features = classifier.read(net, x, batch_size=3)
+    assert net.training and probs.shape == (8, 7)
     floats = torch.from_numpy(x) / 127.5 - 1
     assert probs == pytest.approx(net.eval()(floats).softmax(1).detach().numpy(), abs=1e-6)
     assert features == pytest.approx(net.embed(floats).detach().numpy(), abs=1e-5)
 
 
-def test_the_learning_rate_is_a_triangle():
-    step = classifier.make_step(Classifier(1, 4, 2), classifier.Config(lr=0.4))
+def test_the_learning_rate_is_a_triangle_and_whitened_patches_are_uncorrelated():
+    net, x = Classifier(1, 10, 4), torch.from_numpy(bars(200, 0)[0]) / 127.5 - 1
+    step = classifier.make_step(net, classifier.Config(lr=0.4))
     assert [step.lr_at(epoch, 8) for epoch in (0, 1, 2, 5, 8)] == pytest.approx([0.008, 0.208, 0.4, 0.2, 0])
-
-
-def test_whitened_patches_are_uncorrelated():
-    net = Classifier(1, 10, 4)
-    x = torch.from_numpy(bars(200, 0)[0]) / 127.5 - 1
     net.set_whitening(x, eps=0.0)
     out = net.whiten(x)[:, :4]  # the other four are their negatives
     assert torch.cov(out.transpose(0, 1).flatten(1)).numpy() == pytest.approx(np.eye(4), abs=1e-2)
@@ -97,11 +72,6 @@ def test_moves_cover_all_offsets_and_mirror_the_edge():
     assert classifier.moved(x, 0) is x
 
 
-@pytest.mark.parametrize("size", [16, 28, 32, 64])
-def test_sizes(size):
-    assert Classifier(3, 7, 2)(torch.zeros(2, 3, size, size)).shape == (2, 7)
-
-
 X, Y = bars(8, 0)
 
 
@@ -109,16 +79,13 @@ X, Y = bars(8, 0)
     ("images", "labels", "settings", "message"),
     [
         (X / 255, Y, {}, "need uint8"),
-        (X, Y[:7], {}, "need uint8"),
         (X, Y.astype(float), {}, "whole"),
-        (X, Y - 1, {}, r"need labels in 0..2, got -1 to 2"),
-        (X, Y, {"n_classes": 3}, r"need labels in 0..2, got 0 to 3"),
+        (X, Y - 1, {}, "labels in 0..2, got .* and -1 to 2"),
+        (X, Y, {"n_classes": 3}, "labels in 0..2, got .* and 0 to 3"),
         (X[:, :, :8], Y, {}, "images of >= 16 x 16 px"),
         (X, Y, {"batch_size": 1}, "batch_size >= 2"),
-        (X, Y, {"batch_size": 9}, "batch_size 9 is more than the 8 images"),
         (X, Y, {"widht": 9}, "the classifier has no setting widht; valid: batch_size, checkpoint_every_s"),
         (X, Y, {"lr": math.nan}, "lr must be finite, is nan"),
-        (X, Y, {"shift": -1}, "shift must be at least 0, is -1"),
         (X, Y, {"precision": "half"}, "unknown precision 'half'"),
     ],
 )
@@ -140,18 +107,3 @@ def test_readings_by_hand():
     x, gex = np.array([[0.0, 0], [3, 4], [0, 0]]), np.array([[0.0, 0], [3, 4], [0, 1]])  # neighbours 0, 5 and 5 apart
     assert classifier.feature_distance(x, gex) == pytest.approx([0, 0, 0.3])
     assert classifier.feature_distance(x, np.roll(x, 1, 0)).mean() == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("call", "args", "message"),
-    [
-        (classifier.agreement, ([1, 2], [1]), "equal length"),
-        (classifier.confident_fraction, (np.array([[np.nan, 1]]),), "finite probabilities"),
-        (classifier.class_spread, (np.zeros(3),), "finite probabilities"),
-        (classifier.feature_distance, (np.zeros((3, 2)), np.zeros((2, 2))), "two equal shapes"),
-        (classifier.read, (None, X[:0]), "no images"),
-    ],
-)
-def test_unfit_readings_are_refused(call, args, message):
-    with pytest.raises(ValueError, match=message):
-        call(*args)

@@ -39,9 +39,7 @@ def test_parameter_counts(nets, counts):
     assert tuple(networks.n_parameters(made[name]) for name in "ged") == counts
 
 
-@pytest.mark.parametrize(
-    ("spec", "width"), [("svhn", 0.25), ("cifar10", 0.25), ("celeba", 0.125), ("tiny_imagenet", 0.03)]
-)
+@pytest.mark.parametrize(("spec", "width"), [("svhn", 0.25), ("cifar10", 0.25), ("celeba", 0.125), ("tiny_imagenet", 0.03)])
 def test_shapes_range_and_one_update_of_every_network(spec, width):
     size, M = ali.SPECS[spec].size, ali.SPECS[spec].M
     nets = build(spec, size, width=width)

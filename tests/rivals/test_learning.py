@@ -56,15 +56,14 @@ def test_ali_learns_which_code_belongs_to_which_point():
     pytest.fail(f"after 15,000 iterations the ratio is still {np.mean(ratios[-5:]):.2f}")
 
 
-@pytest.mark.parametrize(("dataset", "M", "width", "noise"), [("faces", 4, 128, 0.1), ("house_numbers", 8, 256, 0.05)])
-def test_ali_reconstructs_held_out_images(dataset, M, width, noise):
+def test_ali_reconstructs_held_out_images():
     """Nearer than the mean image, and far nearer than another image's reconstruction."""
-    x, test, hidden = shrunk(dataset, "train"), shrunk(dataset, "test")[:400], (width, width)
+    x, test, M, hidden = shrunk("faces", "train"), shrunk("faces", "test")[:400], 4, (128, 128)
     torch.manual_seed(0)
     g = networks.MlpGenerator((M, *hidden, 192), (3, 8, 8), torch.nn.ReLU)
     e = networks.GaussianCode(networks.MlpEncoder((192, *hidden, 2 * M), "gaussian", torch.nn.ReLU), sampled=True)
     d = ali.MlpDiscriminator((192 + M, *hidden, 1), leak=0.2, dropout=0.0)
-    step = ali.make_step({"g": g, "e": e, "d": d}, ali.Config(lr=1e-3, d_lr=5e-4, noise=noise, precision="fp32"))
+    step = ali.make_step({"g": g, "e": e, "d": d}, ali.Config(lr=1e-3, d_lr=5e-4, noise=0.1, precision="fp32"))
     of_mean, recent = (test - x.mean(0)).abs().mean().item(), []
     for i in range(10_000):
         if i in (3000, 4500):  # a smaller lr, or the game goes on swinging

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from agelib import networks
 from agelib.metrics import ais as metrics_ais
 from agelib.metrics import svm
 from agelib.model import METHODS
 from suite.bench import ais, scores, training
 
+DECODER = networks.published_decoder((1, 28, 28), ais.M).requires_grad_(False)
 SMALL = [case for case in training.CASES if case[0] != "conditional" and case != ("ali", 64)] + [("conditional", 32)]
 
 
@@ -44,24 +46,22 @@ def test_both_ways_compute_the_same_iteration(method, size, monkeypatch):
         net.load_state_dict(dict(zip(net.state_dict(), theirs, strict=True)))
     cfg = training.config(method, size, precision="fp32")
     x = torch.rand(4, 3, size, size) * 0.6 - 0.3
-    for step in (training.plain_step(method, size, nets[True]), METHODS[method].make_step(nets[False], cfg)):
+    steps = training.plain_step(method, size, nets[True]), METHODS[method].make_step(nets[False], cfg)
+    for step in steps:
         torch.manual_seed(1)
         step(x)
+    for step, fused in zip(steps, (False, True), strict=True):  # the plain way is without
+        assert {each.defaults["fused"] for each in getattr(step, "optimizers", {}).values()} <= {fused}
     for name, net in nets[False].items():
         pairs = zip(net.parameters(), nets[True][name].parameters(), strict=True)
         apart = torch.cat([(a - b).detach().abs().ravel() for a, b in pairs])
         assert apart.mean() < 4e-5, name  # g is moved by up to 4e-4, twice 2e-4
 
 
-def test_the_plain_way_is_without_fused_adam():
-    for plain in (True, False):
-        nets = training.build("vae", 32, plain=plain)
-        step = training.plain_step("vae", 32, nets) if plain else METHODS["vae"].make_step(nets, training.config("vae", 32))
-        assert {optimizer.defaults["fused"] for optimizer in step.optimizers.values()} == {not plain}
-
-
 def test_epoch_times_are_of_the_published_sizes(monkeypatch):
-    monkeypatch.setattr(training, "in_turn", lambda ways, device, repeats: {"AGE": [0.5, 0.7, 0.6], "ALI": [2.0, 2.0, 3.0]})
+    monkeypatch.setattr(
+        training, "iterations", lambda calls, device, repeats: {"AGE": [0.5, 0.7, 0.6], "ALI": [2.0, 2.0, 3.0]}
+    )
     found = training.epoch_times(32, 6400, n_g_steps=3)
     rows = {(row["model"].split(" at ")[0], row["metric"]): row for row in found}
     assert rows["AGE", "seconds per epoch"]["value"] == pytest.approx(60)  # 100 iterations of B 64
@@ -73,10 +73,12 @@ def test_epoch_times_are_of_the_published_sizes(monkeypatch):
     assert "B 64, 1 e + 3 g updates" in rows["AGE", "seconds per epoch"]["protocol"]
 
 
-def test_arithmetic_of_an_ais_move_by_hand():
+def test_rates_of_ais_and_the_arithmetic_of_a_move_by_hand():
     """10-64-256-256-1024-784 has 1,147,520 weights; ten gradients of 2 passes, 2 operations a weight."""
-    assert ais.move_flop() == 40 * (640 + 64 * 256 + 256 * 256 + 256 * 1024 + 1024 * 784)
+    assert ais.move_flop(DECODER) == 40 * (640 + 64 * 256 + 256 * 256 + 256 * 1024 + 1024 * 784)
     assert metrics_ais.AisConfig().n_leapfrog == 10  # which the arithmetic counts
+    found = ais.rates(DECODER, 3, 2, torch.device("cpu"), 1)
+    assert set(found) == {"plain", "fp32", "bf16"} and all(rate > 0 for rate in found.values())
 
 
 def test_the_plain_move_leaves_the_posterior_as_it_is():
@@ -89,28 +91,21 @@ def test_the_plain_move_leaves_the_posterior_as_it_is():
     assert new.mean() == pytest.approx(0, abs=0.02) and new.var() == pytest.approx(1, abs=0.04)
 
 
-def test_rates_are_positive_and_of_every_way():
-    found = ais.rates(3, 2, torch.device("cpu"), 1)
-    assert set(found) == {"plain", "fp32", "bf16"} and all(rate > 0 for rate in found.values())
-
-
 def test_the_scores_benchmark_times_each_part_and_scales_it(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 10
     images = (rng.integers(0, 60, (300, 3, 32, 32)) + 19 * labels[:, None, None, None]).astype(np.uint8)
-    taken = iter([{"features": 3.0, "read": 1.5, "fit": 0.5, "plain fit": 4.0}, {"C": 7.0}, {"all": 11.0}])
+    taken = {"features": 3.0, "read": 1.5, "fit": 0.5, "plain fit": 4.0, "choice": 7.0, "all": 11.0}
     ran = []
 
-    def fake(calls, repeats):
-        for name, call in calls.items():
-            call()
-            ran.append(name)
-        return next(taken)
+    def fake(calls, device, repeats):
+        ran.extend(name for name, call in calls.items() if call() is not None)
+        return {name: [taken[name]] for name in calls}
 
-    monkeypatch.setattr(scores, "seconds_of", fake)
+    monkeypatch.setattr(scores, "in_turn", fake)
     cfg = svm.SvmConfig(per_class=5, n_valid=50, n_draws=2, Cs=(1e-3, 1e-2))
     found = scores.measure(images, labels, cfg, 1, torch.device("cpu"))
-    assert ran == ["features", "read", "fit", "plain fit", "C", "all"]
+    assert ran == list(taken)
     assert found["features"] == pytest.approx(1000) and found["read"] == pytest.approx(250)  # 100,000 and 50,000 from 300
     assert found["protocol"] == pytest.approx(7 + 4 * 50 + 260.32)  # two draws took 11 - 7 seconds; SVHN's test images
     assert scores.NEAR_BEST[5] == svm.ALI_GRID[17]

@@ -10,6 +10,7 @@ from agelib.metrics import svm
 from agelib.metrics.svm import SvmConfig, SvmResult
 from agelib.model import METHODS
 from suite import svhn_features
+from suite.rows import make
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(120) % 3
@@ -36,18 +37,11 @@ def test_a_row_says_its_protocol_and_what_is_not_published(train):
     assert row["value"] == pytest.approx(100 * found.errors.mean()) and row["std"] == pytest.approx(100 * found.errors.std())
     assert "9 dimensions, 12 labels" in row["protocol"] and row["comparable"] is False
     assert row["note"].startswith("other or incomplete data; 4 labels a class instead of 100; 30 validation images")
-    assert svhn_features.differences(SvmConfig(), True) == ""
-    assert svhn_features.differences(SvmConfig(Cs=(1.0,), patience=2), True).startswith("another grid for C; larger C left")
-
-
-def test_validation_errors_are_those_of_the_validation_images(train):
-    mean, std = svhn_features.on_validation(svm.pixels, train, CFG, "raw")
     valid = SimpleNamespace(images=train.images[-30:], labels=train.labels[-30:])
     (row,), _ = svhn_features.evaluate({"raw": svm.pixels}, train, valid, CFG)
-    assert (mean, std) == (row["value"], row["std"])
-    (told,) = svhn_features.validation_rows({"A": (mean, std)}, CFG, "3 draws")
-    about = {"model": "A", "metric": "validation_error_percent", "n": 30, "protocol": "3 draws"}
-    assert told == about | {"value": mean, "std": std}
+    assert svhn_features.on_validation(svm.pixels, train, CFG, "raw") == (row["value"], row["std"])
+    assert svhn_features.differences(SvmConfig(), True) == ""
+    assert svhn_features.differences(SvmConfig(Cs=(1.0,), patience=2), True).startswith("another grid for C; larger C left")
 
 
 def test_the_study_judges_features_once_for_all_their_questions(train, monkeypatch):
@@ -121,17 +115,6 @@ def test_features_of_the_rivals(method, settings, D):
     assert (METHODS[method].features(nets)(PICTURES[:2]) == found).all()  # no draw in it
 
 
-def test_an_encoders_features_through_the_whole_protocol(age):
-    """Images of SVHN's shape with a red line whose height is the digit."""
-    digits = np.arange(160) % 10
-    x = RNG.integers(0, 60, (160, 3, 32, 32)).astype(np.uint8)
-    x[np.arange(160), 0, digits * 3] = 255
-    parts = [SimpleNamespace(images=x[ids], labels=digits[ids]) for ids in (slice(120), slice(120, None))]
-    cfg = SvmConfig(per_class=5, n_valid=40, n_draws=3, Cs=(0.1, 10.0))
-    (row,), results = svhn_features.evaluate({"AGE": age.features(pool=None)}, *parts, cfg)
-    assert results["AGE"].dims == 4 * 16**2 + 8 * 8**2 + 16 * 4**2 + 6 and row["value"] < 30  # chance: 90
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -149,9 +132,9 @@ def test_bad_parameters_are_refused_before_the_training(call, message):
 
 
 def test_the_verdict_reads_this_runs_rows():
-    about = {"metric": "test_error_percent", "std": 0.5, "note": "10 draws instead of 100"}
     values = {"AGE": 8.0, "ALI": 7.0, "DCGAN": 3.0, "untrained encoder": 28.0, "PCA": 74.0, "raw pixels": 73.0}
-    rows = [about | {"model": name, "value": value} for name, value in values.items()]
+    note = "10 draws instead of 100"
+    rows = [row for name, v in values.items() for row in make(name, {"test_error_percent": (v, 0.5)}, note=note)]
     panels = {"mu": {"1": (30.0, 0.1), "10": (25.0, 0.1)}, "M": {"16": (37.0, 0.1), "64": (25.0, 0.1)}}
     said = svhn_features.verdict(rows, panels).split("\n")
     assert said[0].endswith("are better than the best control, untrained encoder: 8.00 ± 0.50 % against 28.00 ± 0.50 %.")

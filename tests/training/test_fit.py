@@ -275,6 +275,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_goes_on(tmp_
         {"names": ...},
         {"rows": ...},
         {"step": ...},
+        {"step": 99},
+        {"rows": "x"},
     ],
     ids=repr,
 )
@@ -336,6 +338,13 @@ def test_the_fingerprint_sees_shape_kind_and_content(monkeypatch):
 
 
 def test_a_history_of_stages_with_other_losses_has_the_union_of_columns(tmp_path):
-    rows = [{"stage": "train", "step": 1, "a": 0.5}, {"stage": "finetune", "step": 2, "b": 1.5}]
+    rows = [{"stage": "train", "step": 1, "a": 0.5}, {"stage": "finetune", "step": 2, "epoch": 1, "seconds": 3, "b": 1.5}]
     fit.write_history(tmp_path / "h.csv", rows)
     assert fit.read_history(tmp_path / "h.csv") == rows and fit.read_history(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize("text", ["stage,step,epoch,seconds\ntrain,x,1,1\n", "a,b\n1,2\n", "\xff"])
+def test_a_damaged_history_is_named(tmp_path, text):
+    (tmp_path / "h.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(checkpoint.CheckpointError, match=f"{tmp_path / 'h.csv'}: damaged: "):
+        fit.read_history(tmp_path / "h.csv")

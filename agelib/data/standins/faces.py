@@ -1,7 +1,7 @@
 """`faces`: drawn faces, framed like aligned CelebA; every picture is a function of factors that are known.
 
-Shapes are signed distances in a head-fixed frame (x to the right, y down, the picture spans -1..1); their edges are
-anti-aliased analytically, so a face looks the same at each size. Skin is lit as a rounded surface.
+Shapes are signed distances in a head-fixed frame (x to the right, y down, the picture spans -1..1), their edges anti-aliased
+analytically, so a face looks the same at each size. Skin is lit as a rounded surface.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agelib.data.standins import common
+from agelib.data.standins import Made, blocks, stream
 
 TOTALS = {"train": 12_000, "test": 1_200}
-SIZES = (64, 32)
+SIZES = (64, 32)  # the same faces
 HAIR_STYLES = ("none", "short", "side parting", "bob", "long", "curly")
 HAIR_COLOURS = ("black", "brown", "auburn", "blond", "grey")
 EYE_COLOURS = ("brown", "blue", "green", "grey")
@@ -24,58 +24,42 @@ _HAIR = np.array([[0.09, 0.07, 0.07], [0.30, 0.18, 0.10], [0.50, 0.22, 0.10], [0
 _IRIS = np.array([[0.32, 0.19, 0.10], [0.25, 0.45, 0.68], [0.30, 0.47, 0.27], [0.47, 0.52, 0.55]])
 
 
-def factors(split: str, size: int | None = None, seed: int = 0, n: int | None = None) -> dict[str, np.ndarray]:
-    """What each picture of `make(split, size, seed, n)` was drawn from: name -> array (N,) or (N, 3).
-
-    skin: 0 (light) to 1 (dark).  hair_colour, hair_style, eye_colour: int64, indices of HAIR_COLOURS, HAIR_STYLES,
-    EYE_COLOURS.  eye_open: 0.35 to 1.  smile: -1 to 1.  mouth_open: 0 to 1.  brow: -1 (angry) to 1 (surprised).
-    yaw: -1 (looks to the picture's left) to 1.  roll: radians, clockwise.  width, jaw: of the head, 0.9 to 1.1 and
-    0 (round) to 1 (pointed).  glasses, beard: 0 or 1, int64.  background, background_low, clothes: RGB in [0, 1].
-    light: -1 (from the left) to 1.  contrast: 0 (flat light) to 1.
-    `size` changes nothing here; it is accepted so that a call can be copied from `make`.
-    """
-    n, _ = common.asked("faces", split, size, n, SIZES, TOTALS)
-    rng, k = common.stream("faces", split, seed), TOTALS[split]
+def factors(split: str, n: int | None = None) -> dict[str, np.ndarray]:
+    """What the first n pictures of a split (None: all) are drawn from: name -> array (n,) or, of colours, (n, 3)."""
+    rng, k = stream("faces", split), TOTALS[split]
     style = rng.choice(len(HAIR_STYLES), k, p=[0.06, 0.24, 0.2, 0.17, 0.21, 0.12])
-    short = style <= 2
     background = rng.uniform(0.1, 0.95, (k, 1)) + rng.normal(0.0, 0.13, (k, 3))
     low = background * rng.uniform(0.55, 1.2, (k, 1)) + rng.normal(0.0, 0.06, (k, 3))
     found = {
-        "skin": rng.beta(1.1, 1.5, k),
-        "hair_colour": rng.choice(len(HAIR_COLOURS), k, p=[0.27, 0.28, 0.12, 0.21, 0.12]),
-        "hair_style": style,
-        "eye_colour": rng.choice(len(EYE_COLOURS), k, p=[0.5, 0.22, 0.14, 0.14]),
+        "skin": rng.beta(1.1, 1.5, k),  # 0 (light) to 1 (dark)
+        "hair_colour": rng.choice(len(HAIR_COLOURS), k, p=[0.27, 0.28, 0.12, 0.21, 0.12]),  # index
+        "hair_style": style,  # index
+        "eye_colour": rng.choice(len(EYE_COLOURS), k, p=[0.5, 0.22, 0.14, 0.14]),  # index
         "eye_open": rng.uniform(0.35, 1.0, k) ** 0.7,
-        "smile": rng.beta(2.5, 1.5, k) * 2.0 - 1.0,
+        "smile": rng.beta(2.5, 1.5, k) * 2.0 - 1.0,  # -1 to 1
         "mouth_open": rng.uniform(0.0, 1.0, k) * (rng.random(k) < 0.5),
-        "brow": rng.uniform(-1.0, 1.0, k),
-        "yaw": rng.normal(0.0, 0.45, k).clip(-1.0, 1.0),
-        "roll": rng.normal(0.0, 0.07, k).clip(-0.2, 0.2),
-        "width": rng.uniform(0.9, 1.1, k),
-        "jaw": rng.uniform(0.0, 1.0, k),
+        "brow": rng.uniform(-1.0, 1.0, k),  # -1 (angry) to 1 (surprised)
+        "yaw": rng.normal(0.0, 0.45, k).clip(-1.0, 1.0),  # -1: looks to the picture's left
+        "roll": rng.normal(0.0, 0.07, k).clip(-0.2, 0.2),  # radians, clockwise
+        "width": rng.uniform(0.9, 1.1, k),  # of the head
+        "jaw": rng.uniform(0.0, 1.0, k),  # 0 (round) to 1 (pointed)
         "glasses": (rng.random(k) < 0.13).astype(np.int64),
-        "beard": ((rng.random(k) < 0.33) & short).astype(np.int64),
-        "background": background.clip(0.02, 0.98),
+        "beard": ((rng.random(k) < 0.33) & (style <= 2)).astype(np.int64),
+        "background": background.clip(0.02, 0.98),  # RGB
         "background_low": low.clip(0.02, 0.98),
         "clothes": (rng.uniform(0.05, 0.9, (k, 1)) + rng.normal(0.0, 0.16, (k, 3))).clip(0.02, 0.98),
-        "light": rng.uniform(-1.0, 1.0, k),
-        "contrast": rng.beta(2.0, 2.0, k),
+        "light": rng.uniform(-1.0, 1.0, k),  # -1: from the left
+        "contrast": rng.beta(2.0, 2.0, k),  # 0: flat light
     }
     return {name: values[:n] for name, values in found.items()}
 
 
-def make(split: str, size: int | None = None, seed: int = 0, n: int | None = None) -> common.Made:
-    """Images (N, 3, size, size) uint8 RGB, None, None: like CelebA's images these have no class; see `factors`.
-
-    split: train (12,000) or test (1,200).  size: 64 or 32, the same faces.  n: only the first n of the split.
-    Raises ValueError for a bad argument.
-    """
-    n, size = common.asked("faces", split, size, n, SIZES, TOTALS)
-    known = factors(split, size, seed, n)
-    images = np.empty((n, 3, size, size), np.uint8)
-    for block, here in common.blocks(n, BLOCK):
+def make(split: str, size: int, n: int) -> Made:
+    """Images (n, 3, size, size) uint8 RGB, None, None: like CelebA's images these have no class; see `factors`."""
+    known, images = factors(split, n), np.empty((n, 3, size, size), np.uint8)
+    for block, here in blocks(n, BLOCK):
         image = _draw({name: values[here] for name, values in known.items()}, size)
-        grain = common.stream("faces", split, seed, 1 + block).standard_normal((BLOCK, 1, size, size), np.float32)
+        grain = stream("faces", split, 1 + block).standard_normal((BLOCK, 1, size, size), np.float32)
         image += 0.012 * grain[: len(image)]
         images[here] = (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return images, None, None
@@ -98,9 +82,9 @@ class _Canvas:
         """Signed distance (negative inside) -> coverage in [0, 1]; `soft` widens the edge, in pixels."""
         return np.clip(0.5 - distance / (self.pixel * soft), 0.0, 1.0)
 
-    def paint(self, cover: np.ndarray, colour: np.ndarray) -> None:
-        """Lay a colour, (B, 3) or (B, 3, S, S), over the pictures where cover (B, S, S) is above 0."""
-        colour = colour[:, :, None, None] if colour.ndim == 2 else colour
+    def paint(self, cover: np.ndarray, colour: np.ndarray | float) -> None:
+        """Lay a colour, (B, 3), (B, 3, S, S) or a level of grey, over the pictures where cover (B, S, S) is above 0."""
+        colour = colour[:, :, None, None] if np.ndim(colour) == 2 else colour
         self.image += cover[:, None] * (colour - self.image)
 
     def shade(self, cover: np.ndarray, factor: float | np.ndarray) -> None:
@@ -165,15 +149,13 @@ def _draw(known: dict[str, np.ndarray], size: int) -> np.ndarray:
     # Skin, lit as a rounded surface: normal (u, v, sqrt(1 - u^2 - v^2)).
     nz = np.sqrt(np.clip(1.0 - 0.94 * r * r, 0.0, 1.0))
     lit = 0.80 + f["contrast"] * (0.45 * (0.55 * f["light"] * u - 0.30 * v + 0.75 * nz) - 0.2) + 0.12 * nz
-    face = on.cover(head)
     blush = 0.07 * sum(np.exp(-(((x - s * 0.27 - turn) / 0.16) ** 2) - ((y - 0.25) / 0.13) ** 2) for s in (-1.0, 1.0))
     colour = skin[:, :, None, None] * lit[:, None]
     colour[:, 1:] *= (1.0 - 1.6 * blush)[:, None]
-    on.paint(face, colour)
+    on.paint(on.cover(head), colour)
     stubble = np.clip((y - 0.30 + 0.25 * np.abs(x) ** 2) / 0.12, 0.0, 1.0) * on.cover(head + 0.02, 3.0)
     bare = _ellipse(x - 1.15 * turn, y - 0.45, 0.15, 0.05)  # around the mouth
-    beard = stubble * np.clip(bare / 0.06, 0.0, 1.0)
-    on.paint(beard * f["beard"] * 0.82, locks * 0.8)
+    on.paint(stubble * np.clip(bare / 0.06, 0.0, 1.0) * f["beard"] * 0.82, locks * 0.8)
 
     _eyes(on.rows(-0.45, 0.35), f, turn, skin, hair, iris)
     _nose(on.rows(-0.15, 0.42), f, turn)
@@ -183,12 +165,8 @@ def _draw(known: dict[str, np.ndarray], size: int) -> np.ndarray:
     return on.image
 
 
-def _eyes(
-    on: _Canvas, f: dict[str, np.ndarray], turn: np.ndarray, skin: np.ndarray, hair: np.ndarray, iris: np.ndarray
-) -> None:
+def _eyes(on: _Canvas, f: dict, turn: np.ndarray, skin: np.ndarray, hair: np.ndarray, iris: np.ndarray) -> None:
     """Sockets, eyes, lids and brows."""
-    b = len(skin)
-    white, black = np.full((b, 3), 0.95, np.float32), np.full((b, 3), 0.04, np.float32)
     for side in (-1.0, 1.0):
         near = 1.0 - 0.12 * side * f["yaw"]  # the far eye is narrower
         ex, ey = on.x - side * 0.205 * (1.0 - 0.10 * np.abs(f["yaw"])) - turn, on.y
@@ -197,11 +175,11 @@ def _eyes(
         # An almond: two parabolas that meet in the corners.
         almond = np.abs(ey + 0.012 * side * ex / 0.1) - ry * (1.0 - (ex / rx) ** 2)
         opening = on.cover(np.where(np.abs(ex) < rx * 1.1, almond, 1.0), 1.0)
-        on.paint(opening, white)
+        on.paint(opening, 0.95)
         gaze = ex - 0.03 * f["yaw"]
         on.paint(opening * on.cover(_ellipse(gaze, ey + 0.005, 0.053, 0.053)), iris)
-        on.paint(opening * on.cover(_ellipse(gaze, ey + 0.005, 0.025, 0.025)), black)
-        on.paint(opening * on.cover(_ellipse(gaze - 0.02 * f["light"], ey + 0.025, 0.014, 0.014)), white)
+        on.paint(opening * on.cover(_ellipse(gaze, ey + 0.005, 0.025, 0.025)), 0.04)
+        on.paint(opening * on.cover(_ellipse(gaze - 0.02 * f["light"], ey + 0.025, 0.014, 0.014)), 0.95)
         lid = np.abs(ey + ry * (1.0 - (ex / rx) ** 2)) - 0.014
         on.paint(on.cover(np.maximum(lid, np.abs(ex) - rx * 1.05)) * 0.85, skin * 0.22)
         crease = np.abs(ey + 0.045 + ry * (1.0 - (ex / rx) ** 2)) - 0.006
@@ -244,17 +222,10 @@ def _mouth(on: _Canvas, f: dict[str, np.ndarray], turn: np.ndarray, skin: np.nda
     inside = on.cover(np.maximum(np.abs(y) - 0.5 * gap - 0.004, ends))
     on.paint(inside * 0.85, skin * np.array([0.30, 0.13, 0.13], np.float32))
     teeth = on.cover(np.maximum(np.abs(y + 0.18 * gap) - 0.26 * gap, np.abs(x) - 0.75 * wide))
-    on.paint(teeth * np.clip(f["mouth_open"] * 4.0, 0.0, 1.0), np.full((len(skin), 3), 0.93, np.float32))
+    on.paint(teeth * np.clip(f["mouth_open"] * 4.0, 0.0, 1.0), 0.93)
 
 
-def _fringe(
-    on: _Canvas,
-    f: dict[str, np.ndarray],
-    styled: Callable[..., np.ndarray],
-    head: np.ndarray,
-    locks: np.ndarray,
-    u: np.ndarray,
-) -> None:
+def _fringe(on: _Canvas, f: dict, styled: Callable, head: np.ndarray, locks: np.ndarray, u: np.ndarray) -> None:
     """Hair in front of the head: a cap over the skull down to a hairline that the style shapes."""
     rows = on.x.shape[1]
     x, y, head, u, locks = on.x, on.y, head[:, :rows], u[:, :rows], locks[:, :, :rows]
@@ -281,5 +252,4 @@ def _glasses(on: _Canvas, f: dict[str, np.ndarray], turn: np.ndarray, rx: np.nda
     rims = np.minimum(*(np.abs(_ellipse(x - s * 0.205, y - 0.01, 0.158, 0.125)) - 0.013 for s in (-1.0, 1.0)))
     bridge = np.maximum(np.abs(y + 0.02) - 0.013, np.abs(x) - 0.06)
     temples = np.maximum(np.abs(y + 0.02) - 0.012, np.maximum(0.36 - np.abs(x), np.abs(on.x) - rx))
-    frame = on.cover(np.minimum(np.minimum(rims, bridge), temples), 1.2)
-    on.paint(frame * f["glasses"], np.full((len(x), 3), 0.10, np.float32))
+    on.paint(on.cover(np.minimum(np.minimum(rims, bridge), temples), 1.2) * f["glasses"], 0.10)

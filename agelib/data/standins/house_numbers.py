@@ -9,19 +9,19 @@ into train and test regions. The classes are equally frequent (SVHN's are not).
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.resources import files
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from agelib.data.standins import common, patches
+from agelib.data.standins import Made, blocks, patches, stream
 
 TOTALS = {"train": 20_000, "test": 4_000}
 SIZES = (32,)
 CLASS_NAMES = tuple("0123456789")
 # Text fonts only: matplotlib's cmex10, cmmi10 and cmsy10 draw other signs where the digits should be.
 FONTS = (
-    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
-    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"{face}{style}" for face in ("DejaVuSans", "DejaVuSansMono") for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
     *("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10"),
@@ -40,7 +40,8 @@ def glyphs() -> dict[tuple[str, int], Image.Image]:
     """(font, digit) -> coverage, 8 bit, cropped to the ink, GLYPH pixels high, of natural width."""
     found = {}
     for font in FONTS:
-        face = ImageFont.truetype(str(common.package_file("matplotlib", f"mpl-data/fonts/ttf/{font}.ttf")), 2 * GLYPH)
+        with (files("matplotlib") / f"mpl-data/fonts/ttf/{font}.ttf").open("rb") as f:
+            face = ImageFont.truetype(f, 2 * GLYPH)
         for digit in range(10):
             canvas = Image.new("L", (4 * GLYPH, 4 * GLYPH))
             ImageDraw.Draw(canvas).text((GLYPH, GLYPH // 2), str(digit), fill=255, font=face)
@@ -50,17 +51,12 @@ def glyphs() -> dict[tuple[str, int], Image.Image]:
     return found
 
 
-def make(split: str, size: int | None = None, seed: int = 0, n: int | None = None) -> common.Made:
-    """Images (N, 3, 32, 32) uint8 RGB, labels (N,) int64 (the centre digit), names of the ten classes.
-
-    split: train (20,000) or test (4,000), balanced in every 500 images.  size: 32.  n: only the first n of the split.
-    Raises ValueError for a bad argument.
-    """
-    n, size = common.asked("house_numbers", split, size, n, SIZES, TOTALS)
+def make(split: str, size: int, n: int) -> Made:
+    """Images (n, 3, 32, 32) uint8 RGB, labels (n,) int64 (the centre digit, balanced in every 500), names of the classes."""
     images, labels = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)
-    photos = patches.make(split, size, seed=seed, n=N_PHOTOS)[0]
-    for block, here in common.blocks(n, BLOCK):
-        rng = common.stream("house_numbers", split, seed, block)
+    photos = patches.make(split, size, N_PHOTOS)[0]
+    for block, here in blocks(n, BLOCK):
+        rng = stream("house_numbers", split, block)
         images[here], labels[here] = _block(photos, here.stop - here.start, size, rng)
     return images, labels, CLASS_NAMES
 
@@ -117,19 +113,15 @@ def _ink(digit: int, draws: np.ndarray, size: int) -> np.ndarray:
     half, scale = size, 1.0 - p - q  # drawn at twice the size, so that a unit is `size` pixels
     warp = (a / half, b / half, x - a - b, d / half, e / half, y - d - e, p / half, q / half)
     warped = strip.transform((2 * size, 2 * size), Image.Transform.PERSPECTIVE, [w / scale for w in warp], _BILINEAR)
-    ink = np.asarray(warped)
-    dx, dy = int(between(-3, 4)), int(between(0, 4))
-    shadow = np.zeros_like(ink)
-    ys, xs = max(dy, 0), max(dx, 0)
-    moved = ink[: 2 * size - ys, max(-dx, 0) : 2 * size - xs]
-    shadow[ys:, xs : xs + moved.shape[1]] = moved
-    both = np.stack([ink, shadow]).reshape(2, size, 2, size, 2)
+    shadow = Image.new("L", warped.size)
+    shadow.paste(warped, (int(between(-3, 4)), int(between(0, 4))))
+    both = np.stack([warped, shadow]).reshape(2, size, 2, size, 2)
     return both.mean((2, 4), dtype=np.float32) / 255.0
 
 
 def _colours(photos: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """What is behind, (B, 3, H, W), and the digit's colour, (B, 3): float32 in [0, 1], MIN_CONTRAST apart."""
-    plain, paint = _muted(rng, (BLOCK,)), _muted(rng, (BLOCK, 32))
+    plain, paint = _muted(rng, BLOCK), _muted(rng, BLOCK, 32)
     chosen = photos[rng.integers(0, len(photos), BLOCK)].astype(np.float32) / 255.0
     chosen = np.where(rng.random((BLOCK, 1, 1, 1)) < 0.5, chosen, chosen[..., ::-1])
     photo = rng.random((BLOCK, 1, 1, 1)) < 0.4
@@ -144,7 +136,7 @@ def _colours(photos: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return back, front
 
 
-def _muted(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _muted(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Random colours, mostly of low saturation, (*shape, 3) float32 in [0, 1]."""
     hue, value = rng.random(shape)[..., None] * 6.0, rng.uniform(0.05, 1.0, shape)[..., None]
     saturation = 0.9 * rng.beta(1.2, 2.6, shape)[..., None]
@@ -157,8 +149,6 @@ def _blurred(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     taps = np.exp(-0.5 * (np.arange(-2, 3) / sigma[:, None]) ** 2)
     taps = (taps / taps.sum(1, keepdims=True)).astype(np.float32)[:, :, None, None, None]  # (B, 5, 1, 1, 1)
     for axis in (2, 3):
-        pad = [(0, 0)] * 4
-        pad[axis] = (2, 2)
-        wide, length = np.pad(images, pad, mode="edge"), images.shape[axis]
-        images = sum(taps[:, t] * wide.take(range(t, t + length), axis) for t in range(5))
+        at = np.arange(images.shape[axis])
+        images = sum(taps[:, t] * images.take((at + t - 2).clip(0, at[-1]), axis) for t in range(5))
     return images

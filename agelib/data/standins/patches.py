@@ -1,24 +1,23 @@
 """`patches`: 32x32 pieces, at five scales, of ten photographs that scikit-image and scikit-learn ship.
 
 The label says which photograph a piece is from, so that ten classes exist as in CIFAR-10. A vertical band of every
-photograph is the test split's alone, with a gap on either side; train and test pixels never overlap. Pieces that are
-nearly flat (sky, black space, blurred backgrounds) are left out.
-
-Terms of use: scikit-image gives its photographs' sources in the docstrings of `skimage.data`, scikit-learn in
-`datasets/images/README.txt` (CC BY 2.0). Nothing of them is stored here.
+photograph is the test split's alone, with a gap on either side; train and test pixels never overlap. Nearly flat pieces
+(sky, black space, blurred backgrounds) are left out. Terms of use: the docstrings of `skimage.data`, and scikit-learn's
+`datasets/images/README.txt` (CC BY 2.0).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.resources import files
 
 import numpy as np
 from PIL import Image
 
-from agelib.data.standins import common
+from agelib.data.standins import Made, stream
 
 TOTALS = {"train": 20_000, "test": 2_000}
-SIZES = (32, 64)
+SIZES = (32, 64)  # the pieces of 64 are others
 # name -> package, file inside it, left edge of the test band as a share of the width
 PHOTOS = {
     "astronaut": ("skimage", "data/astronaut.png", 0.38),
@@ -42,10 +41,10 @@ MIN_STD = 9.0  # of a piece's grey values, 0-255: below it the piece is flat
 
 @lru_cache(maxsize=1)
 def photos() -> dict[str, np.ndarray]:
-    """name -> uint8 (H, W, 3) RGB. Raises FileNotFoundError naming the package and the file that it lacks."""
+    """name -> uint8 (H, W, 3) RGB. Raises FileNotFoundError naming what a package does not ship."""
     found = {}
     for name, (package, path, _) in PHOTOS.items():
-        with Image.open(common.package_file(package, path)) as im:
+        with Image.open(files(package) / path) as im:
             im = im.convert("RGB")
         if im.width > MAX_WIDTH:
             im = im.resize((MAX_WIDTH, round(im.height * MAX_WIDTH / im.width)), Image.Resampling.LANCZOS)
@@ -80,43 +79,32 @@ def levels(name: str, split: str, size: int) -> tuple[np.ndarray, ...]:
 
 
 def pieces(name: str, split: str, size: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n different pieces of one photograph, none of them flat: uint8 (n, 3, size, size).
-
-    Each scale is equally likely where it has pieces left. Raises ValueError if the photograph has fewer than n.
-    """
+    """n different pieces of one photograph, none of them flat: uint8 (n, 3, size, size). Each scale is equally likely."""
     views = [np.lib.stride_tricks.sliding_window_view(x, (size, size), (0, 1)) for x in levels(name, split, size)]
     shares = np.array([v.shape[1] ** 0.5 for v in views])  # of two parts of one level the wider is drawn more often
-    taken: set[tuple[int, int, int]] = set()
-    kept: list[np.ndarray] = []
-    for _ in range(400 if n <= sum(v.shape[0] * v.shape[1] for v in views) else 0):
+    seen, kept = set(), []
+    for _ in range(400):
         which = rng.choice(len(views), size=256, p=shares / shares.sum())  # 256 whatever n is: the first are the same
-        where = rng.random((256, 2))
-        for i, (u, v) in zip(which, where, strict=True):
+        for i, (u, v) in zip(which, rng.random((256, 2)), strict=True):
             key = (int(i), int(u * views[i].shape[0]), int(v * views[i].shape[1]))
-            if key in taken:
-                continue
-            taken.add(key)
             piece = views[i][key[1:]]
-            if piece[:, ::2, ::2].mean(0).std() >= MIN_STD:  # a quarter of the pixels is enough to tell
+            if key not in seen and piece[:, ::2, ::2].mean(0).std() >= MIN_STD:  # a quarter of the pixels tells enough
                 kept.append(piece)
                 if len(kept) == n:
                     return np.stack(kept)
-    raise ValueError(f"patches: {name} has fewer than {n} different {size}x{size} pieces in its {split} region")
+            seen.add(key)
+    raise ValueError(f"patches: {name} has too few different {size}x{size} pieces in its {split} region")
 
 
-def make(split: str, size: int | None = None, seed: int = 0, n: int | None = None) -> common.Made:
-    """Images (N, 3, size, size) uint8 RGB, labels (N,) int64 (the photograph), names of the ten photographs.
+def make(split: str, size: int, n: int) -> Made:
+    """Images (n, 3, size, size) uint8 RGB, labels (n,) int64 (the photograph), names of the ten photographs.
 
-    split: train (20,000) or test (2,000), balanced.  size: 32, or 64 (other, larger pieces).  n: only the first n of
-    the split, balanced to within one image when n is no multiple of ten.  Raises ValueError for a bad argument.
+    Balanced, to within one image where n is no multiple of ten; see `standins.make`.
     """
-    n, size = common.asked("patches", split, size, n, SIZES, TOTALS)
-    k = len(CLASS_NAMES)
-    images = np.empty((n, 3, size, size), np.uint8)
-    order = common.stream("patches", split, seed, block=k)
+    k, images = len(CLASS_NAMES), np.empty((n, 3, size, size), np.uint8)
+    order = stream("patches", split, block=k)
     labels = np.concatenate([order.permutation(k) for _ in range(-(-n // k))])[:n].astype(np.int64)
     for c, name in enumerate(CLASS_NAMES):
-        mine = np.flatnonzero(labels == c)
-        if len(mine):
-            images[mine] = pieces(name, split, size, len(mine), common.stream("patches", split, seed, block=c))
+        if len(mine := np.flatnonzero(labels == c)):
+            images[mine] = pieces(name, split, size, len(mine), stream("patches", split, block=c))
     return images, labels, CLASS_NAMES
