@@ -245,7 +245,7 @@ def _memory_format(config: Any) -> torch.memory_format:
 
 def settings_of(method: str, settings: dict[str, Any]) -> tuple[Any, Schedule]:
     """(the method's Config, Schedule) of `settings`. Raises ValueError naming what is unknown or bad and what is valid."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"unknown method {method!r}; valid: {', '.join(METHODS)}")
     Config = METHODS[method].Config
     of_config, of_schedule = ([f.name for f in dataclasses.fields(kind)] for kind in (Config, Schedule))

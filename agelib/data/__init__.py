@@ -1,9 +1,9 @@
 """Data sets by name: `load("cifar10", "train")` returns uint8 images (N, C, H, W) and labels.
 
-Names: the real sets mnist, cifar10, svhn, celeba, tiny_imagenet, stanford_cars; the embedded stand-ins digits,
-house_numbers, patches, faces, cars, made from what the dependencies ship; and your own images, folder:PATH (image
-files) and npz:PATH (arrays). A set is looked for in this order: the prepared cache in the data root, packs, official
-files placed by hand, download. data/README.md says where each file comes from and where it goes.
+Names: the real sets mnist, cifar10, svhn, celeba, tiny_imagenet, stanford_cars; the stand-ins digits, house_numbers,
+patches, faces, cars, made from what the dependencies ship; and your own images, folder:PATH (image files) and npz:PATH
+(arrays). A set is looked for in this order: the prepared cache in the data root, packs, official files placed by hand,
+download. data/README.md says where each file comes from and where it goes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,11 @@ def load(
 ) -> ImageSet:
     """Load one split; the first call prepares it (decodes, resizes, stores), later ones map it into memory.
 
-    name: see the module.  split: train or test; celeba also validation, svhn also extra.  size: H = W in pixels,
-    default 28 for mnist and digits, 64 for celeba, tiny_imagenet, stanford_cars, faces and cars, 32 otherwise.
-    channels: 1 (luma) or 3; default what the set has.  limit: keep the first `limit` images (at most all of them).
-    download: allow the network.
-
-    Returns an ImageSet, whose content was compared with its sha256 (see `cache.read`).  Raises DataError when the set is
-    in none of the places (the message says which files, which checksums, which folder) or a file of it is damaged;
-    ValueError for a name, split or number that is not valid.
+    name: see the module. split: train or test; celeba also validation, svhn also extra. size: H = W in pixels, default 28
+    for mnist and digits, 64 for celeba, tiny_imagenet, stanford_cars, faces and cars, 32 otherwise. channels: 1 (luma) or
+    3, default what the set has. limit: keep at most the first `limit` images. download: allow the network.
+    Raises DataError when the set is in none of the places (the message says which files, which checksums, which folder) or a
+    file of it is damaged; ValueError for a name, split or number that is not valid.
     """
     kind, _, path = str(name).partition(":")
     is_own = kind in ("folder", "npz") and path != ""
@@ -55,9 +52,9 @@ def load(
     ):
         if value is not None and (type(value) is not int or value not in admitted):
             raise ValueError(f"{what} must be an integer {wanted}, got {value!r}")
-    key, recipe, stands_for, where = name, RECIPE, None, Path(path).expanduser()
+    key, recipe, stands_for, where = name, RECIPE, None, Path(os.path.expanduser(path))
     if is_own:
-        key, default = own.key(kind, where), (32, own.channels(kind, where))
+        key, recipe, default = own.key(kind, where), f"{RECIPE}, own 2", (32, own.channels(kind, where))
     elif name in STANDINS:
         from agelib.data import standins
 

@@ -19,14 +19,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the sets (the default)")
     what = f"{', '.join(NAMES)}, folder:PATH or npz:PATH"
     parser.add_argument("--fetch", nargs="+", default=[], metavar="NAME", help=what)
-    parser.add_argument("--split", action="append", help="a split to prepare (default: train and test)")
     parser.add_argument("--no-download", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
     if args.list or not args.fetch:
         print(f"data root {data_root()}, packs in {', '.join(map(str, pack_folders()))}")
         print("\n".join(f"{name:15} {where}" for name, where in available().items()))
     failed = 0
-    for name, split in [(name, split) for name in args.fetch for split in args.split or ("train", "test")]:
+    for name, split in [(name, split) for name in args.fetch for split in ("train", "test")]:
         begun = time.perf_counter()
         try:
             found = load(name, split, download=not args.no_download)

@@ -166,6 +166,8 @@ def _tiny(split: str, bases: list[Path]) -> Source:
             raise ValueError(f"{len(set(ids))} WordNet ids, expected 200")
     if split == "train":
         files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("train/*/images/*.JPEG"))
+        if not files:
+            raise DataError(f"{folder / 'train'}: holds no images")
         listed = [(files[i], files[i].split("/")[1]) for i in np.random.default_rng(SEED).permutation(len(files))]
     else:
         with reading(path := folder / "val" / "val_annotations.txt"):

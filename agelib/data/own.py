@@ -1,5 +1,4 @@
-"""The user's own images: folder:PATH (image files) and npz:PATH (arrays). Each has a key of the prepared cache, which
-changes when a file is added, removed, renamed or written to, a default number of channels, and its splits.
+"""The user's own images: folder:PATH (image files) and npz:PATH (arrays).
 
 A folder that holds `train` and `test` (or its like, see TRAIN, HELD_OUT) is divided so; else, and where an npz has no array
 `split`, a fixed tenth is held out as test. What is left out is counted in the source line.
@@ -25,7 +24,7 @@ HELD_OUT = ("test", "testing", "val", "valid", "validation")  # of these the fir
 
 
 def key(kind: str, path: Path) -> str:
-    """Of the prepared cache: kind and 16 hex digits."""
+    """Of the prepared cache: kind and 16 hex digits, others when a file is added, removed, renamed or written to."""
     try:
         files, left_out = _list(path) if kind == "folder" else ({"": _marks(path.stat())}, Counter())
     except OSError as err:
@@ -52,15 +51,14 @@ def _hold_out(n: int, split: str, path: Path) -> np.ndarray:
     return order[:n_test] if split == "test" else order[n_test:]
 
 
-def _line(kind: str, path: Path, n: int, total: int, split: str, held_out: bool) -> str:
+def _line(kind: str, path: Path, n: int, total: int, split: str, given: bool) -> str:
     line = f"{kind} {path}, {n:,} of its {total:,} images ({split})"
-    return f"{line}; no split given, so a fixed tenth (seed {SEED}) is held out as test" if held_out else line
+    return line if given else f"{line}; no split given, so a fixed tenth (seed {SEED}) is held out as test"
 
 
 def _folder(path: Path, split: str) -> Source:
     files, left_out = _list(path)
-    listed = sorted(files)
-    total, tops = len(listed), {_top(name) for name in listed}
+    listed, tops = sorted(files), {_top(name) for name in files}
     called = {each.lower(): each for each in tops}
     train, test = (next((called[name] for name in names if name in called), None) for names in (TRAIN, HELD_OUT))
     given = train is not None and test is not None
@@ -81,7 +79,7 @@ def _folder(path: Path, split: str) -> Source:
         for folder in sorted(folder for folder in below if folder.name.lower() in TRAIN):
             if any(other.parent == folder.parent and other.name.lower() in HELD_OUT for other in below):
                 raise DataError(f"{path}: {folder} lies beside a test folder; give folder:{path / folder.parent}")
-        labelled, order = listed, _hold_out(total, split, path)
+        labelled, order = listed, _hold_out(len(files), split, path)
     notes = [_said(left_out)] if left_out.total() else []
     classes, labels, class_names = [name.split("/")[given:-1] for name in labelled], None, None
     if all(classes):
@@ -91,17 +89,15 @@ def _folder(path: Path, split: str) -> Source:
         notes.append(f"no labels, since {sum(not parts for parts in classes):,} images lie outside the class folders")
 
     def blocks(size: int, channels: int) -> Blocks:
-        return (read_image(path / listed[i], size, channels) for i in order.tolist())
+        return (read_image(path / listed[i], size, channels) for i in order)
 
-    line = _line("folder", path, len(order), total, split, not given)
+    line = _line("folder", path, len(order), len(files), split, given)
     return Source(len(order), blocks, labels, class_names, line, notes=notes)
 
 
 def _list(path: Path) -> tuple[dict[str, tuple], Counter]:
-    """Image files below `path`, relative with forward slashes, with `_marks`; and the number of files left out by kind.
-
-    Hidden files and folders are passed over. Links to folders are not followed. A folder that cannot be read is an error.
-    """
+    """Image files below `path`, relative with forward slashes, with `_marks`; and the number of files left out by kind, but
+    for hidden ones. Links to folders are not followed."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     found, left_out, todo = {}, Counter(), [""]
@@ -153,6 +149,6 @@ def _npz(path: Path, split: str) -> Source:
     if len(order) == 0:
         raise DataError(f"{what} has no {split} images (code {('train', 'test').index(split)})")
     view = (images[..., None] if images.ndim == 3 else images).transpose(0, 3, 1, 2)
-    line = _line("npz", path, len(order), n, split, codes is None)
+    line = _line("npz", path, len(order), n, split, codes is not None)
     labels = None if labels is None else labels[order]
     return Source(len(order), partial(raw_blocks, view, order=order), labels, class_names, line)

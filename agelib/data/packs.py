@@ -1,8 +1,4 @@
-"""Packs, `<dataset>-part<k>.npz`: encoded images in plain arrays, one way to bring data to a machine without a network.
-
-The format is documented in data/README.md. Parts are numbered from 1 and joined in that order; they may lie in
-different folders.
-"""
+"""Packs, `<dataset>-part<k>.npz`: encoded images in plain arrays, for machines without a network; see data/README.md."""
 
 from __future__ import annotations
 
@@ -38,10 +34,10 @@ def find(name: str, folders: list[Path]) -> list[Path]:
         first = parts.setdefault(int(match[1]), path)
         if not first.samefile(path) and not filecmp.cmp(first, path, shallow=False):
             raise DataError(f"{path}: another content than {first}, which has the same number; remove one")
-    if missing := list(itertools.islice((k for k in range(1, max(parts, default=0)) if k not in parts), 5)):
-        lacking = ", ".join(f"{stem}-part{k}.npz" for k in missing)
+    missing = next(k for k in itertools.count(1) if k not in parts)
+    if missing <= len(parts):
         there = ", ".join(str(parts[k]) for k in sorted(parts))
-        raise DataError(f"pack {stem}: {lacking} is missing (found {there}); put it beside the others")
+        raise DataError(f"pack {stem}: {stem}-part{missing}.npz is missing (found {there}); put it beside the others")
     return [parts[k] for k in sorted(parts)]
 
 
@@ -82,14 +78,11 @@ def open_split(name: str, split: str, parts: list[Path]) -> Source:
                 notes.append(LOSSY_NOTE)
             for i in mine.tolist():
                 im = decode(images[i], f"{part.path}, image {i}", ("JPEG", "PNG"))
-                yield to_array(_celeba_crop(im) if name == "celeba" else im, size, channels)
+                if name == "celeba":  # the region of the AGE crop
+                    im = im.convert("RGB").resize((CELEBA_SIZE,) * 2, Image.Resampling.BICUBIC, box=celeba_box(im))
+                yield to_array(im, size, channels)
 
     return Source(len(chosen), blocks, labels, opened[0].class_names or spec.class_names, line, official, notes)
-
-
-def _celeba_crop(im: Image.Image) -> Image.Image:
-    """The region of the AGE crop from an aligned image that was squashed to a square."""
-    return im.convert("RGB").resize((CELEBA_SIZE, CELEBA_SIZE), Image.Resampling.BICUBIC, box=celeba_box(im))
 
 
 def _check_shared(parts: list[_Part]) -> None:

@@ -72,11 +72,8 @@ def changed(im: Image.Image, size: int, channels: int) -> list[str]:
 
 
 def flatten(im: Image.Image) -> Image.Image:
-    """Any Pillow mode to "L" or "RGB" of 8 bits: transparency over white, 16 bits by their high byte.
-
-    1, L, and 16-bit or 32-bit integer grey become "L"; palette, CMYK, YCbCr, LAB and HSV become "RGB"; a mode of
-    floats raises ValueError, since nothing says what its white is.
-    """
+    """Any Pillow mode to "L" or "RGB" of 8 bits: transparency over white, 16 bits by their high byte. Floats raise
+    ValueError, since nothing says what their white is."""
     if im.mode == "1" or (im.mode == "L" and not _transparent(im)):
         return im.convert("L")
     if _deep(im):
@@ -93,7 +90,7 @@ def flatten(im: Image.Image) -> Image.Image:
 
 
 def _deep(im: Image.Image) -> bool:
-    return im.mode == "I" or im.mode.startswith("I;")
+    return im.mode.partition(";")[0] == "I"
 
 
 def _transparent(im: Image.Image) -> bool:

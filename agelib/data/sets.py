@@ -86,19 +86,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Spec:
-    """size: default H = W in pixels.  channels: default.  official: split -> images in the official split.
+    """A real set."""
 
-    pack: stem of the pack files, `<pack>-part<k>.npz`.  n_classes: None where the set has no labels.  class_names: None
-    where the files bring them.  test_is: the official name of its test split.
-    """
-
-    size: int
+    size: int  # default H = W in pixels
     channels: int
-    official: dict[str, int]
-    pack: str
-    n_classes: int | None
-    class_names: tuple[str, ...] | None = None
-    test_is: str = "test"
+    official: dict[str, int]  # split -> images in the official split
+    pack: str  # stem of the pack files, `<pack>-part<k>.npz`
+    n_classes: int | None  # None: no labels
+    class_names: tuple[str, ...] | None = None  # None: the files bring them
+    test_is: str = "test"  # official name of its test split
 
     def line(self, kind: str, split: str, n: int) -> str:
         """'pack, 24,152 of 162,770 official training images', or 'pack, all 50,000 official training images'."""

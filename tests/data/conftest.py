@@ -1,7 +1,5 @@
 """Tiny files in each official format, made by the tests themselves."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io
@@ -26,8 +24,7 @@ def colours(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
 
 
 def encode(x: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(x).save(buffer, kind)
+    Image.fromarray(x).save(buffer := io.BytesIO(), kind)
     return buffer.getvalue()
 
 
@@ -76,8 +73,7 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def mat(**variables) -> bytes:
-    buffer = io.BytesIO()
-    savemat(buffer, variables, do_compression=True)
+    savemat(buffer := io.BytesIO(), variables, do_compression=True)
     return buffer.getvalue()
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os
@@ -193,5 +191,5 @@ def test_command_lists_and_prepares(pack_of_three, root, capsys):
     assert main(["--fetch", "cifar10", "--no-download"]) == 0
     out = capsys.readouterr().out
     assert "cifar10 train: 3x3x32x32, pack, 3 of 50,000" in out and "cifar10 test: 1x3x32x32" in out
-    assert main(["--fetch", "svhn", "--split", "extra", "--no-download"]) == 1
-    assert "extra_32x32.mat" in capsys.readouterr().err
+    assert main(["--fetch", "svhn", "--no-download"]) == 1
+    assert "train_32x32.mat" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The stand-ins: what they promise about shapes, repeatability, splits, classes and known truth."""
 
-from __future__ import annotations
-
 import importlib.resources
 
 import numpy as np

@@ -1,11 +1,11 @@
 """`cars`: drawn cars; their colour given the lightness comes from a known mixture, to which a colorizer can be held.
 
-A picture is made in CIE Lab (D65). Its lightness L does not depend on the colour at all: shape, scene and light are
-drawn first. Then a mode k of four is drawn with equal chances and (a, b) ~ N(MODES[k], MODE_STD^2 I), one pair for the
-whole body, redrawn beyond MAX_STDS standard deviations (which leaves 2.92 of the 3). At a pixel that the body covers
-by a share m, ab is m (a, b) plus the scene's own tint, SKY or GROUND, times the scene's share; tyres, glass and lamps
-are grey. Body lightness lies in BODY_L, where each of these colours is inside the sRGB gamut. Rounding to 8 bits moves
-L and ab by up to about half a unit.
+A picture is made in CIE Lab (D65). Its lightness L knows nothing of the colour: shape, scene and light are drawn first.
+Then a mode k of four is drawn with equal chances and (a, b) ~ N(MODES[k], MODE_STD^2 I), one pair for the whole body,
+redrawn beyond MAX_STDS standard deviations (which leaves 2.92 of the 3). At a pixel that the body covers by a share m, ab
+is m (a, b) plus the scene's own tint, SKY or GROUND, times the scene's share; tyres, glass and lamps are grey. Body
+lightness lies in BODY_L, where each of these colours is inside the sRGB gamut. Rounding to 8 bits moves L and ab by up to
+about half a unit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """`house_numbers`: colour digits as on house fronts, with cut-off neighbours; the label is the digit in the centre.
 
 After SynNumbers (Ganin and Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015): a font, two
-colours or a photograph behind, neighbour digits, rotation, shear and perspective, shadow, light, blur, noise.
-The fonts are the 21 text fonts that matplotlib ships; the photographs are those of `patches`, with the same division
-into train and test regions. The classes are equally frequent (SVHN's are not).
+colours or a photograph behind (of `patches`, in the region of the split), neighbour digits, rotation, shear and perspective,
+shadow, light, blur, noise. The classes are equally frequent (SVHN's are not).
 """
 
 from __future__ import annotations

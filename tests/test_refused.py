@@ -1,0 +1,150 @@
+"""Bad input of every kind, as a user meets it: the right exception, one line that names file or parameter and value, no
+hang, no file left or changed. More of each kind: tests/data, tests/training, tests/suite, test_model.py."""
+
+import os
+import shutil
+import signal
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import agelib
+from agelib import data
+from agelib.metrics import ais, classifier, inception
+from agelib.training import fit
+from agelib.training.checkpoint import CheckpointError, load_model, read_latest, save, save_model
+from suite import mnist_likelihood, params, plan, svhn_features, tables
+
+X = np.random.default_rng(0).integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
+TINY = {"device": "cpu", "n_epochs": 2, "batch_size": 8, "checkpoint_every_s": 0.0, "width": 2, "M": 3}
+CHAINS = (lambda h: torch.sigmoid(h @ torch.ones(2, 5)), torch.full((3, 5), 0.5), 2, 0.1, ais.AisConfig(2, 3, 1))
+GREY, NAN, DEEP, HUGE = np.zeros((4, 8, 8), np.uint8), float("nan"), "[" * 100_000, 2**80
+HEAD, RUN = "profile: mine\nabout: mine\nminutes: 2\n", "{notebook: n, minutes: 1}"
+PREPARED, PART, WEIGHTS = "data/prepared/digits-1x28/train/", "data/packs/cifar10-part{}.npz", "model/model.safetensors"
+BOOK = plan.notebook(params.ROOT / "notebooks" / "01_unconditional.ipynb")
+LIKELY = {"ais": {}, "search": {}, "variances": [0.1], "convergence": {"distributions": [3], "images": 2}, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("made")
+    agelib.train("age", X, place / "model", **TINY)
+    ais.forward(*CHAINS, folder=place / "ais")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGELIB_DATA", str(place / "data"))
+        data.load("digits", download=False)
+    put(place / PART.format(1), partial(np.savez, images=np.zeros(9, np.uint8), offsets=[0, 9], split=np.uint8([0])))
+    return place
+
+
+def put(path, content):
+    """Put `content` at `path`: text, bytes, or what a function of the path makes of what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def files(place):
+    return {p: p.lstat().st_mtime_ns for p in place.rglob("*") if p.name != ".lock" and not p.is_dir()}
+
+
+def fifo(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def weights(change, path):
+    """The model's file after `change` (tensors by network, about, facts), its checksum right."""
+    content = load_model(path)
+    change(*content)
+    save_model(path, *content)
+
+
+def newest(key, value, path):
+    """The only checkpoint of a training on its way, or of AIS, with another entry; None: without it."""
+    (path / "model.safetensors").unlink(missing_ok=True)
+    state = {k: v for k, v in (read_latest(path)[0] | {key: value}).items() if k != key or value is not None}
+    save(path, 9, state, keep=1)
+
+
+def states(*entries):
+    return [(partial(newest, key, value), f"step-000000009-.*{told}") for key, value, told in entries]
+
+
+def load(name):
+    return lambda place: data.load(name.format(place), download=False)
+
+
+def train(place, folder="new", images=X, **settings):
+    agelib.train("age", images, place / folder, **TINY | settings)
+
+
+CASES = [  # what the user does, the exception, the file spoilt: [(how, what is said)], or None: [(arguments, what is said)]
+    (load("npz:{}/own.npz"), data.DataError, "own.npz", [
+        (partial(np.savez, images=GREY[..., None].repeat(2, 3)), r"own.npz: .*\(4, 8, 8, 2\)"),
+        (partial(np.savez, images=GREY, class_names=np.array([b"a"])), "own.npz: `class_names` is .S1")]),
+    (load("folder:{}/own"), data.DataError, "own/a.png", [
+        (lambda path: path.symlink_to("gone"), "own: holds no images .*1 broken links"), ("<svg/>", "a.png: not a"),
+        (lambda path: path.symlink_to("../own"), "own: holds no images .*1 links to folders"), ("%!PS", "a.png: not a")]),
+    (load("cifar10"), data.DataError, PART.format(10**9), [("x", "cifar10-part2.npz.* is missing")]),
+    (load("cifar10"), data.DataError, PART.format(2), [(fifo, "part2.npz")]),
+    (load("svhn"), data.DataError, "data/train_32x32.mat", [(fifo, "train_32x32.mat")]),
+    (load("digits"), data.DataError, f"{PREPARED}about.json", [(fifo, "about.json"), (DEEP, "about.json: damaged")]),
+    (load("digits"), data.DataError, f"{PREPARED}images.npy", [(fifo, "images.npy")]),
+    (lambda place: plan.read(place / "a.yaml"), plan.PlanError, "a.yaml", [
+        (fifo, "a.yaml: not a plain file"), (DEEP, "a.yaml: "), (f"{HEAD}runs: {{1: {RUN}}}", "a.yaml: runs.1: .*1"),
+        (f"<<: 3\n{HEAD}", "a.yaml: .*mapping"), (f"{HEAD}runs: {{{'a' * 99}: {RUN}}}", "a.yaml: runs.aaa.*at most 80"),
+        (f"{HEAD}runs: {{a: {RUN}}}\n---\nb: 1", "a.yaml: .*document"), (f"{HEAD}threads: -1", "a.yaml: .*threads.*-1")]),
+    (lambda place: agelib.load(place / "model", "cpu"), CheckpointError, WEIGHTS, [
+        (partial(weights, lambda _, about, f: about.update(shape=[3, 32, 32, 32])), r"tensors: .*\(3, 32, 32, 32\)"),
+        (partial(weights, lambda _, a, facts: facts.update(seconds="x")), "model.safetensors: .*seconds is 'x'"),
+        (partial(weights, lambda nets, *_: nets.update(q={"x": torch.ones(1)})), "model.safetensors: .*networks q"),
+        (partial(weights, lambda nets, *_: nets["g"]["layers.0.weight"].fill_(NAN)), "tensors: not finite: g.layers.0")]),
+    (partial(train, folder="model"), CheckpointError, WEIGHTS, [(fifo, "safetensors: not a"), ("x", "safetensors: ")]),
+    (lambda place: agelib.load(place / "model", "cpu").history, CheckpointError, "model/history.csv", [
+        ("step\nx\n", "history.csv: .*'x'"), (b"\xff", "history.csv: .*0xff"), ("stage\na\n", "history.csv: .*no step")]),
+    (partial(train, folder="model"), CheckpointError, "model", states(
+        ("step", "x", "step is 'x'"), ("step", -1, "step is -1"), ("seconds", [1], r"seconds is \[1\]"),
+        ("random", {}, "torch"), ("modules", {"g": {}}, "Missing key"), ("optimizers", None, "optimizers"))),
+    (lambda place: ais.forward(*CHAINS, folder=place / "ais"), CheckpointError, "ais/block-0000", states(
+        ("z", None, "'z'"), ("log_w", "x", "'str'"), ("t", 99, "range"), ("random", 7, "int"), ("identity", [1], ""))),
+    (lambda place: tables.read_paper_numbers(place / "p.csv"), ValueError, "p.csv", [("", "p.csv: "), (b"\xff", "p.csv: ")]),
+    (lambda place: inception.find_weights(place / "w"), inception.WeightsError, "w", [(fifo, "/w: "), ("x", "/w: sha")]),
+    (lambda _, name: data.load(name), ValueError, None, [({"name": None}, "data set None")]),
+    (lambda _, name: data.load(name), data.DataError, None, [({"name": "npz:~no/x"}, "~no/x")]),
+    (lambda _, **values: params.check(BOOK.kinds, BOOK.defaults | values, "a.yaml: run a"), params.ParameterError, None, [
+        ({"age": {"recipe": ["x"]}}, r"a.yaml: run a: .*\['x'\]"), ({"age": {"M": 0}}, "a.yaml: run a: age: .*M .*is 0"),
+        ({"age": {"method": [1]}}, r"run a: age: .*\[1\]"), ({"finetune": {"nonsense": 1}}, "run a: finetune: .*nonsense"),
+        ({"rivals": {"a/b": {}}}, "run a: rivals: 'a/b' is no label"), ({"age": "none"}, "run a: .*recipe 'none'")]),
+    (train, (ValueError, OSError), None, [
+        ({"M": HUGE}, f"M must be below .*{HUGE}"), ({"device": "cuda:64"}, "'cuda:64'"), ({"images": X[:, :2]}, "got 2"),
+        ({"folder": "plain/x"}, "plain"), ({"start": "no"}, "no/model")]),
+    (partial(train, folder="model"), fit.ConfigMismatch, None, [
+        ({"seed": 7}, "model.safetensors: .*seed was 0, is 7"), ({"images": X[::-1]}, "model.safetensors: .*data was")]),
+    (lambda _, **p: mnist_likelihood.checked(SimpleNamespace(**LIKELY | {"device": "cpu"} | p)), ValueError, None, [
+        ({"variances": [0]}, "variance .*0"), ({"variances": []}, "variance"), ({"convergence": {}}, "convergence .*{}"),
+        ({"convergence": {"distributions": [1], "images": 2}}, "distributions .*1"), ({"search": {"chain": 1}}, "chain"),
+        ({"ais": {"n_test": 1}}, "n_test .*1"), ({"ais": {"step_range": 1}}, "step_range 1"), ({"seed": HUGE}, "seed")]),
+    (lambda place, **p: classifier.train(X, np.arange(16) % 3, place / "new", batch_size=8, **p), ValueError, None, [
+        ({"shift": 32}, "shift .*32"), ({"momentum": 1}, "momentum .*1"), ({"lr": NAN}, "lr .*nan"), ({"m": 1}, "g m")]),
+    (lambda _, **given: svhn_features.protocol(given, 0), ValueError, None, [
+        ({"Cs": "x"}, "Cs .*x"), ({"Cs": [0.0]}, r"Cs .*\[0.0\]"), ({"per_class": 0}, "per_class .*0"), ({"n": 1}, "g n")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("act", "error", "where", "given", "said"), [(*row[:3], *each) for row in CASES for each in row[3]])
+def test_bad_input(act, error, where, given, said, made, tmp_path, monkeypatch):
+    place = shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.setenv("AGELIB_DATA", str(place / "data"))
+    put(place / (where or "plain"), given if where else "")
+    before = files(place)
+    signal.alarm(20)  # a fifo that is opened waits for ever
+    with pytest.raises(error, match=said) as caught:
+        act(place) if where else act(place, **given)
+    signal.alarm(0)
+    assert "\n" not in str(caught.value) and not isinstance(caught.value, UnicodeError) and files(place) == before
