@@ -85,7 +85,7 @@ def test_a_number_stands_beside_the_papers(paper):
     assert line["comparable"] and line["seeds"] == 1 and line["n"] == 50_000 and line["spread"] == "within the run"
 
 
-def test_columns_are_those_of_the_contract_in_order(paper):
+def test_columns_and_their_order(paper):
     wanted = "experiment model dataset metric protocol paper ours std n seeds gap comparable notebook".split()
     assert list(tables.compare([row()], paper).columns)[: len(wanted)] == wanted
     assert list(tables.compare([], paper).columns)[: len(wanted)] == wanted
