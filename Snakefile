@@ -35,7 +35,7 @@ rule notebook:
     shell:
         "export OMP_NUM_THREADS={threads}; rm -rf {params.new:q} && mkdir -p {params.new:q} && "
         "{config[python]:q} -m papermill {params.notebook:q} {params.new:q}/notebook.ipynb -f {params.parameters:q} -k python3"
-        " --cwd {config[root]:q} --no-progress-bar --log-level WARNING && "
+        " --cwd {config[root]:q} --no-progress-bar --log-level ERROR && "
         "{config[python]:q} -m nbconvert {params.new:q}/notebook.ipynb --to html --output notebook.html --log-level ERROR && "
         "test -f {params.run:q}/metrics.json -a ! -e {params.new:q}/metrics.json && "  # its last cell has moved them
         "mv {params.new:q}/notebook.* {params.run:q}/ && rm -rf {params.new:q} && echo {params.done:q} > {output:q}"
