@@ -17,7 +17,7 @@ from agelib import age, conditional, images, sphere
 from agelib.rivals import ali, gan, pix2pix, regression, vae
 from agelib.training import checkpoint, fit, hardware
 from agelib.training.fit import MODEL, SNAPSHOTS, Diverged, Schedule
-from agelib.training.step import stabilisers
+from agelib.training.step import split, stabilisers
 
 METHODS = {
     "age": age, "conditional": conditional, "ali": ali, "vae": vae, "gan": gan, "pix2pix": pix2pix, "regression": regression,
@@ -239,7 +239,7 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Model:
 
 
 def _memory_format(config: Any) -> torch.memory_format:
-    """Channels last, but around the fully connected decoder, whose small encoder gains nothing from it."""
+    """Channels last, but around the fully connected decoder as built, in which its likelihoods were measured."""
     return torch.contiguous_format if getattr(config, "nets", "") == "decoder" else torch.channels_last
 
 
@@ -248,12 +248,8 @@ def settings_of(method: str, settings: dict[str, Any]) -> tuple[Any, Schedule]:
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"unknown method {method!r}; valid: {', '.join(METHODS)}")
     Config = METHODS[method].Config
-    of_config, of_schedule = ([f.name for f in dataclasses.fields(kind)] for kind in (Config, Schedule))
-    if unknown := sorted(set(settings) - {*of_config, *of_schedule}):
-        valid = ", ".join(sorted([*of_config, *of_schedule]))
-        raise ValueError(f"{method} has no setting {', '.join(unknown)}; valid: {valid}")
-    parts = ({k: v for k, v in settings.items() if k in names} for names in (of_config, of_schedule))
-    return Config(**next(parts)), Schedule(**next(parts))
+    own, of_schedule = split(method, settings, Config, Schedule)
+    return Config(**own), Schedule(**of_schedule)
 
 
 def with_batch_statistics(net: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ import numpy as np
 import agelib
 from agelib.metrics import inception
 from agelib.training import hardware
+from agelib.training.step import check_names
 from suite import params, rows
 from suite.rows import Rows, told
 
@@ -100,7 +101,7 @@ def network(asked: dict[str, Any] | None, device: str = "auto") -> tuple[Any, in
     torch's cache or else a download; "n": 50,000}; or (None, 0, why it is left out). Raises ValueError for other keys."""
     if asked is None:
         return None, 0, "not asked for (inception = None)"
-    rows.check("inception", asked, ("n", "weights"))
+    check_names("inception", asked, ("n", "weights"))
     try:
         path = inception.find_weights(params.from_root(asked.get("weights")))
         return inception.load(path, device=hardware.choose_device(device)), asked.get("n", 50_000), ""

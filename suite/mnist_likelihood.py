@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import agelib
 from agelib import networks, sphere
 from agelib.metrics import ais, density
 from agelib.training import hardware
-from agelib.training.step import check_config
-from suite.rows import Rows, check, differences, make, of, told, values
+from agelib.training.step import check_config, split
+from suite.rows import Rows, differences, make, of, told, values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,7 @@ class Plan:
 def settings_of(given: dict[str, Any], seed: int, device: torch.device | str) -> tuple[Plan, ais.AisConfig]:
     """(Plan, AisConfig) of a dict with fields of both; forces in bf16 where `device` multiplies it natively. Raises
     ValueError naming what is neither's."""
-    names = [{f.name for f in fields(kind)} for kind in (Plan, ais.AisConfig)]
-    check("AIS", given, names[0] | names[1])
-    plan, chains = ({k: v for k, v in given.items() if k in of_kind} for of_kind in names)
+    plan, chains = split("AIS", given, Plan, ais.AisConfig)
     precision = hardware.choose_precision(chains.get("precision", "auto"), hardware.choose_device(device))
     return Plan(**plan), ais.AisConfig(**{"seed": seed} | chains | {"precision": precision})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from agelib.training import checkpoint
 
 FIRST = ["figure2", "samples", "reconstructions"]  # figures shown first, where a run has them; the others follow by name
 FILES = {
@@ -34,6 +35,8 @@ def write(
     summary_run: folder of the summary's own notebook, linked although its HTML comes after this page.
     """
     root, collected = Path(results_dir), list(collected)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
     runs = [_run(root, metrics) for metrics in collected]
     bad = sum(run["bad"] for run in runs)
     machines = dict.fromkeys(_machine(m["environment"]) for m in collected if m.get("environment"))
@@ -49,9 +52,7 @@ def write(
         summary=quote(f"{summary_run}/notebook.html"),
     )
     path = root / "index.html"
-    aside = path.with_suffix(".html.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    checkpoint.write_bytes(path, text.encode())
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,3 @@ def differences(complete: bool, *sizes: tuple[int, int, str]) -> str:
     of the published numbers, whole; sizes: (ours, published, of what)."""
     found = [] if complete else ["other or incomplete data"]
     return "; ".join(found + [f"{ours:,} {what} instead of {theirs:,}" for ours, theirs, what in sizes if ours != theirs])
-
-
-def check(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
-    """ValueError naming those of the settings `given` of `what` that are not `valid`."""
-    if unknown := sorted(set(given) - set(valid)):
-        raise ValueError(f"{what} has no setting {', '.join(unknown)}; valid: {', '.join(sorted(valid))}")

@@ -4,7 +4,7 @@ right. `train`, `test`: image sets with labels (`agelib.data.ImageSet`); `kinds`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from agelib.data import ImageSet
 from agelib.metrics import svm
 from agelib.metrics.svm import Features, SvmConfig, SvmResult
 from agelib.model import METHODS, reestimate
+from agelib.training.step import split
 from suite import rows
 from suite.rows import Rows
 
@@ -24,8 +25,8 @@ Errors = tuple[float, float]  # percent: (mean, deviation over draws)
 
 def protocol(settings: Mapping[str, Any], seed: int) -> SvmConfig:
     """The protocol's numbers, published where `settings` has none. Raises ValueError naming what is unknown or bad."""
-    rows.check("svm", settings, [field.name for field in fields(SvmConfig)])
-    return SvmConfig(**{"seed": seed} | settings)
+    (own,) = split("svm", settings, SvmConfig)
+    return SvmConfig(**{"seed": seed} | own)
 
 
 def check(models: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Tiny trainings of every method; run as a program, it starts those that the kill tests name, each in a process of its own.
 
-    echo '["age, bf16", "/tmp/folder", {"max_steps": 40}]' | python tests/fit_worker.py
+    echo '["age, bf16", "folder", {"max_steps": 40}]' | python tests/fit_worker.py
 
 prints the process's id, and its exit status when it has ended. Python and torch are started once for all of them.
 """

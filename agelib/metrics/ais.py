@@ -24,13 +24,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
 from agelib.training import checkpoint
-from agelib.training.fit import Busy
+from agelib.training.fit import held
 from agelib.training.progress import Progress
 from agelib.training.step import check_config
 
@@ -203,7 +202,8 @@ def _anneal(decode, x, z, M, variance, cfg, folder, label, every_s=60.0) -> Esti
     n_blocks = math.ceil(len(x) / cfg.block)
     for k in range(n_blocks):
         rows = slice(k * cfg.block, (k + 1) * cfg.block)
-        with _held(folder and Path(folder) / f"block-{k:04d}") as place:
+        own = Path(folder) / f"block-{k:04d}" if folder else None
+        with held(own, "annealing") if own else contextlib.nullcontext() as place:
             chains = Chains(decode, x[rows], None if z is None else z[rows], M, variance, cfg, k, place)
             saved = time.monotonic()
             while not chains.finished:
@@ -221,21 +221,6 @@ def _anneal(decode, x, z, M, variance, cfg, folder, label, every_s=60.0) -> Esti
         warnings.warn(f"{label}: {doubt}", stacklevel=3)
     progress.done(f"{label}: {found.mean:.2f} nats, {len(x)} images, {time.monotonic() - started:.0f} s")
     return found
-
-
-@contextlib.contextmanager
-def _held(folder: Path | None):
-    """`folder`, made, held by this process alone, and free of what killed writers left there; None: none."""
-    if not folder:
-        yield None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            checkpoint.clean(folder)
-            yield folder
-    except filelock.Timeout:
-        raise Busy(f"{folder}: another process is annealing here; wait for it, or stop it") from None
 
 
 class Chains:

@@ -11,7 +11,7 @@ probabilities mean what they say, and SGD with a triangular learning rate.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from agelib.images import evaluating, to_float
 from agelib.training import checkpoint, hardware
 from agelib.training.fit import MODEL, Schedule, fit
-from agelib.training.step import Step, check_config
+from agelib.training.step import Step, check_config, split
 
 SCHEDULE = {"n_epochs": 8, "batch_size": 64}  # where `train` is not told
 
@@ -92,11 +92,8 @@ def train(
     labels tell. settings: fields of Config or of `agelib.training.fit.Schedule`, whose defaults here are SCHEDULE's. Raises
     ValueError for anything else, and what `fit` raises.
     """
-    own, of_fit = ({f.name for f in fields(kind)} for kind in (Config, Schedule))
-    if unknown := ", ".join(sorted(settings.keys() - own - of_fit)):
-        raise ValueError(f"the classifier has no setting {unknown}; valid: {', '.join(sorted(own | of_fit))}")
-    cfg = Config(**{k: settings[k] for k in settings.keys() & own})
-    schedule, y = Schedule(**SCHEDULE | {k: settings[k] for k in settings.keys() & of_fit}), np.asarray(labels)
+    own, of_fit = split("the classifier", settings, Config, Schedule)
+    cfg, schedule, y = Config(**own), Schedule(**SCHEDULE | of_fit), np.asarray(labels)
     if images.ndim != 4 or images.dtype != np.uint8 or y.shape != (len(images),) or y.dtype.kind not in "iu":
         raise ValueError(f"need uint8 (N, C, H, W) and whole (N,), got {images.dtype} {images.shape}, {y.dtype} {y.shape}")
     n_classes = int(y.max(initial=0)) + 1 if n_classes is None else n_classes

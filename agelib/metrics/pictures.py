@@ -43,6 +43,8 @@ def sharpness(images: np.ndarray) -> np.ndarray:
     and checkerboards raise it: read it beside the value of real images.
     """
     _check(images)
+    if images.shape[1] not in (1, 3) or min(images.shape[2:]) < 3:
+        raise ValueError(f"need C 1 or 3, H and W >= 3, got {images.shape}")
     y = np.tensordot(images / 255, np.ones(1) if images.shape[1] == 1 else _LUMA, axes=([1], [0]))  # (N, H, W)
     laplacian = y[:, :-2, 1:-1] + y[:, 2:, 1:-1] + y[:, 1:-1, :-2] + y[:, 1:-1, 2:] - 4 * y[:, 1:-1, 1:-1]
     return laplacian.var((1, 2))

@@ -7,6 +7,7 @@ Python's random states, and the step number; the order of the data is a function
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,7 +15,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ _HASHED = 1 << 30  # bytes of an array that a fingerprint reads whole
 
 
 class Busy(RuntimeError):
-    """Another process is training in the same folder."""
+    """Another process works in the same folder."""
 
 
 class Diverged(RuntimeError):
@@ -129,6 +130,23 @@ def fingerprint(*arrays) -> str:
     return digest.hexdigest()[:16]
 
 
+@contextlib.contextmanager
+def held(folder: Path, doing: str) -> Iterator[Path]:
+    """`folder`, made, held by this process alone while it is `doing` something, and free of what killed writers left there;
+    Busy where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise Busy(f"{folder}: another process is {doing} here; wait for it, or stop it") from None
+    try:
+        checkpoint.clean(folder)
+        yield folder
+    finally:
+        lock.release()
+
+
 def fit(
     step: Step, data, folder: str | Path, schedule: Schedule, *, about: dict, stage: str = "train",
     history: Sequence[dict] = (), defaults: dict | None = None,
@@ -147,27 +165,20 @@ def fit(
     kept = ("batch_size", "flip", "seed")
     identity = about | {"n_steps": n_steps, "n_epochs": n_epochs} | {k: v for k, v in asdict(schedule).items() if k in kept}
     identity |= {"n_images": len(arrays[0]), "data": fingerprint(*arrays), "precision": step.precision}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise Busy(f"{folder}: another process is training here; wait for it, or stop it") from None
-    states = _random_states()
-    try:
-        checkpoint.clean(folder), checkpoint.clean(folder / SNAPSHOTS)
+    with held(Path(folder), "training") as folder:
+        checkpoint.clean(folder / SNAPSHOTS)
         if (folder / MODEL).exists():
             _compare(folder / MODEL, checkpoint.model_about(folder / MODEL)[0], identity, defaults)
-        else:
+            return
+        states = _random_states()
+        try:
             device = next(next(iter(step.modules.values())).parameters()).device
             batches = Batches(data, schedule.batch_size, seed=schedule.seed, device=device, flip=schedule.flip)
             loop = _Loop(step, batches, folder, schedule, n_steps, n_epochs, identity, list(history), stage)
             loop.restore(defaults)
             loop.run()
-    finally:
-        _set_random_states(states)
-        lock.release()
+        finally:
+            _set_random_states(states)
 
 
 class _Loop:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,19 @@ def stabilisers(config: Any) -> str:
     fields = [f for f in dataclasses.fields(config) if "says" in f.metadata]
     on = [f.metadata["says"].format(getattr(config, f.name)) for f in fields if getattr(config, f.name) != f.default]
     return ", ".join(on)
+
+
+def check_names(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
+    """ValueError naming those of the settings `given` of `what` that are not `valid`, and what is."""
+    if unknown := sorted(set(given) - set(valid)):
+        raise ValueError(f"{what} has no setting {', '.join(unknown)}; valid: {', '.join(sorted(valid))}")
+
+
+def split(what: str, settings: Mapping[str, Any], *kinds: type) -> tuple[dict[str, Any], ...]:
+    """The settings of `what` that are fields of each of the Configs `kinds`. ValueError naming those that are of none."""
+    names = [{f.name for f in dataclasses.fields(kind)} for kind in kinds]
+    check_names(what, settings, set().union(*names))
+    return tuple({name: value for name, value in settings.items() if name in own} for own in names)
 
 
 def check_config(

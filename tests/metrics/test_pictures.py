@@ -96,6 +96,8 @@ def test_copies_are_found_and_new_or_blurred_images_are_none():
         (pictures.summary, (flat(0), flat(0) / 255), "need uint8 .* float64"),
         (pictures.summary, (flat(0, size=8), flat(0, size=8)), "11 x 11"),
         (pictures.sharpness, (np.zeros((0, 1, 4, 4), np.uint8),), "need uint8 .* N >= 1"),
+        (pictures.sharpness, (np.zeros((1, 2, 4, 4), np.uint8),), "C 1 or 3"),
+        (pictures.sharpness, (np.zeros((1, 3, 2, 4), np.uint8),), "H and W >= 3"),
         (pictures.pairwise_l1, (np.zeros((1, 1, 4, 4), np.uint8),), "N >= 2"),
         (pictures.nearest, (noise(1, 0), noise(3, 1), 4), r"k in 1..T, got .* k = 4"),
         (pictures.nearest, (noise(1, 0), noise(3, 1)[:, :1]), "images of one size"),
