@@ -3,10 +3,10 @@
 Symbols, as in the paper: x image batch (B, C, H, W) in [-1, 1]; z ~ prior, (B, M); g, e networks; ex = e(x), gz = g(z),
 egz = e(g(z)), gex = g(e(x)); KL the divergence of a batch of codes to the prior (eq. 7); mu weighs L_X (eq. 3) in the
 encoder's update (eq. 6), lam weighs L_Z (eq. 4) in the generator's (eq. 5). L_X never trains g and L_Z never trains e,
-unless `recon_x_in_g` asks for the experiment that shows why.
+unless `recon_x_in_g` or `recon_z_in_e` ask for the experiment that shows why.
 
-    encoder:    minimise  KL(ex) - KL(egz) + mu L_X        gz from a generator that receives no gradient
-    generator:  minimise  KL(egz) + lam L_Z                n_g_steps times, fresh z each
+    encoder:    minimise  KL(ex) - w KL(egz) + mu L_X      gz from a generator that receives no gradient; w = kl_fake_weight,
+    generator:  minimise  KL(egz) + lam L_Z                1 in the paper; n_g_steps times, fresh z each
 
 Weights. mu and lam are the *released* numbers (mu 10, lambda 500 to 2000), where L_X is a mean over all pixels and L_Z is
 2 - cos/M. On the squared distance |z - egz|^2 of one code lam counts lam/(2M). objective="paper" trains eq. 7 and the
@@ -21,11 +21,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from agelib import losses, networks, sphere
 from agelib.training import hardware
-from agelib.training.step import Averages, Step, check_config, halved, stabiliser
+from agelib.training.step import Averages, Step, check_config, dropped, stabiliser
 
 LABEL = "AGE"
 OBJECTIVES = ("released", "paper")
@@ -44,28 +45,45 @@ class Game:
     mu: float = 10.0  # on the mean absolute (recon_x l2: squared) pixel difference, pixels in [-1, 1]
     n_g_steps: int = 2  # generator updates per encoder update
     lr: float = 2e-4  # Adam, both networks
-    drop_lr: int = 40  # halve lr when epoch % drop_lr == drop_lr - 1, 0-based; 0: never
+    drop_lr: int = 40  # multiply lr by lr_factor when epoch % drop_lr == drop_lr - 1, 0-based; 0: never
+    lr_factor: float = 0.5
     beta1: float = 0.5
     beta2: float = 0.999
     precision: str = "auto"  # fp32 | bf16 | auto: bf16 where the processor multiplies it natively
     recon_x: str = stabiliser("l1", "{} for L_X")  # l1: mean absolute difference, eq. 3 | l2: mean squared
     recon_x_in_g: float = stabiliser(0.0, "L_X in g with weight {:g}")  # weight of L_X in the generator's loss
+    recon_z_in_e: float = stabiliser(0.0, "L_Z in e with weight {:g}")  # weight of L_Z, as lam's, in the encoder's loss
     adversarial: bool = stabiliser(True, "no divergences")  # False leaves both out of the losses: a control
     margin: float | None = stabiliser(None, "margin {}")  # the encoder's KL(ex) - KL(egz) stops counting below -margin
-    extra_kl_real: float = stabiliser(0.0, "extra KL real {:g}")  # weight of one more KL(ex) in e's loss, no margin
+    kl_fake_weight: float = stabiliser(1.0, "KL fake weight {:g}")  # w, of KL(egz) in the encoder's loss
+    adaptive: float | None = stabiliser(None, "adaptive KL fake weight, threshold {:g}")  # see `adapt`; above 1
     ema: float = stabiliser(0.0, "averaged generator {:g}")  # share of an averaged g, for samples, that a step keeps
     ema_e: float = stabiliser(0.0, "averaged encoder {:g}")  # of an averaged e, for reconstructions
 
     def __post_init__(self):
         choices = {"objective": OBJECTIVES, "divergence": losses.DIVERGENCES, "prior": sphere.PRIORS}
         choices |= {"recon_x": losses.RECON_X, "precision": hardware.PRECISIONS}
-        least = {"M": 1, "n_g_steps": 1, "drop_lr": 0, "lam": 0, "mu": 0, "recon_x_in_g": 0, "extra_kl_real": 0}
-        check_config(self, above={"lr": 0}, least=least, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices)
+        least = {"M": 1, "n_g_steps": 1, "drop_lr": 0, "lam": 0, "mu": 0, "recon_x_in_g": 0, "recon_z_in_e": 0}
+        above = {"lr": 0, "lr_factor": 0, "adaptive": 1}
+        check_config(
+            self, above=above, least=least | {"kl_fake_weight": 0}, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices
+        )
+        if self.adaptive is not None and (self.prior, self.objective, self.divergence) != ("sphere", "released", "gaussian"):
+            raise ValueError("Config: adaptive needs the least KL, known for prior sphere, objective released, divergence gaussian")
 
     @property
     def lam_per_sample(self) -> float:
         """Weight of the squared distance |z - e(g(z))|^2 of one code: lam/(2M) as released, lam/(4M) beside eq. 7."""
-        return self.lam / (2 * self.M) / (2 if self.objective == "paper" else 1)
+        return self.lam * self._per_sample
+
+    @property
+    def _per_sample(self) -> float:
+        return 1 / (2 * self.M) / (2 if self.objective == "paper" else 1)
+
+    @property
+    def lr_at(self) -> Callable[[float, float], float]:
+        """(0-based epoch, their number) -> learning rate."""
+        return lambda epoch, n_epochs: dropped(self.lr, epoch, self.drop_lr, self.lr_factor)
 
     @property
     def mu_per_pixel_mean(self) -> float:
@@ -118,34 +136,52 @@ def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None =
         e = networks.Encoder(size, cfg.M, C, cfg.e_width or cfg.width, cfg.prior, cfg.in_bias, cfg.spectral_norm)
         if cfg.mean_bias and mean is not None:
             g.set_mean(mean(5000).mean((1, 2)))
-    return {"g": g, "e": networks.NoisyCode(e, cfg.noisy_code) if cfg.noisy_code else e}
+    e = networks.NoisyCode(e, cfg.noisy_code) if cfg.noisy_code else e
+    return {"g": g, "e": with_weight(e, cfg)}
 
 
-def recon_z(cfg: Game) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (egz, z) -> weighted L_Z. On the sphere the released cosine form; a Gaussian prior has no unit codes,
-    so it takes the squared distance with the weight lam_per_sample (the released code kept the cosine there)."""
+def with_weight(e: nn.Module, cfg: Game) -> nn.Module:
+    """`e`, which keeps the adaptive weight w of KL(egz) beside its weights where cfg asks for one."""
+    if cfg.adaptive is not None:
+        e.register_buffer("kl_fake_weight", torch.tensor(float(cfg.kl_fake_weight)))
+    return e
+
+
+@torch.no_grad()
+def adapt(w: Tensor, kl_real: Tensor, kl_fake: Tensor, cfg: Game) -> None:
+    """Move the weight w (0-dim, in place) of KL(egz) as the released conditional code does (branch cAGE): up by 0.001, and down
+    by 0.02, not below 0, where either divergence is above cfg.adaptive times its least value."""
+    lost = torch.maximum(kl_real, kl_fake) > cfg.adaptive * losses.kl_released_minimum(cfg.M)
+    w.add_(0.001 - 0.02 * lost).clamp_(min=0)
+
+
+def recon_z(cfg: Game, lam: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (egz, z) -> L_Z with weight lam. On the sphere the released cosine form; a Gaussian prior has no unit
+    codes, so it takes the squared distance as lam_per_sample weighs it (the released code kept the cosine there)."""
     if cfg.objective == "released" and cfg.prior == "sphere":
-        return lambda egz, z: cfg.lam * losses.recon_z_cos(egz, z)
-    return lambda egz, z: cfg.lam_per_sample * losses.recon_z_l2(egz, z)
+        return lambda egz, z: lam * losses.recon_z_cos(egz, z)
+    return lambda egz, z: lam * cfg._per_sample * losses.recon_z_l2(egz, z)
 
 
 def make_step(
-    nets: dict[str, nn.Module], cfg: Game, *, given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,)
+    nets: dict[str, nn.Module], cfg: Game, *, given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,), fresh: bool = False
 ) -> Step:
     """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
 
-    nets: {"g", "e"} of `build`. The step logs l_x (as cfg.recon_x has it), l_z (1 - mean cos on the sphere, mean squared
-    distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over coordinates of the
-    batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere); each before the update that it
-    is part of. given: what a batch is made of, x first, then what g and e are told beside the code and x
-    (`agelib.conditional`).
+    nets: {"g", "e"} of `build`. The step logs l_x (as cfg.recon_x has it; not where mu is 0), l_z (1 - mean cos on the
+    sphere, mean squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over
+    coordinates of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere), and w where
+    it adapts, kl_fake_weight; each before the update that it is part of. given: what a batch is made of, x first, then what g and e are told
+    beside the code and x (`agelib.conditional`). fresh: every generator update has a batch of its own, joined with x.
     """
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device
     precision = hardware.choose_precision(cfg.precision, device)
-    divergence, L_Z, L_X = losses.DIVERGENCES[cfg.divergence][cfg.objective], recon_z(cfg), losses.RECON_X[cfg.recon_x]
+    divergence, L_X = losses.DIVERGENCES[cfg.divergence][cfg.objective], losses.RECON_X[cfg.recon_x]
+    n = 1 + cfg.n_g_steps if fresh else 1
+    L_Z, L_Z_in_e = recon_z(cfg, cfg.lam), recon_z(cfg, cfg.recon_z_in_e)
     opt_g, opt_e = (hardware.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
-    averages = Averages(nets, {"g": cfg.ema, "e": cfg.ema_e})
+    averages, w = Averages(nets, {"g": cfg.ema, "e": cfg.ema_e}), getattr(e, "kl_fake_weight", cfg.kl_fake_weight)
 
     def KL(codes: Tensor) -> Tensor:
         return divergence(codes, cfg.prior)
@@ -155,16 +191,26 @@ def make_step(
         z = sphere.sample(len(x), cfg.M, cfg.prior, device=device)
         with hardware.autocast(device, precision):
             ex = e(x, *c)
-            gex = g(ex, *c)  # gradient passes through g into e
+            gex = g(ex, *c) if cfg.mu else None  # gradient passes through g into e
             egz = e(g(z, *c).detach(), *c)  # the fake batch: its own pass, its own batch statistics
-        kl_real, kl_fake, l_x = KL(ex), KL(egz), L_X(gex, x)
+        kl_real, kl_fake = KL(ex), KL(egz)
         gap = kl_real - kl_fake
         if cfg.margin is not None:
             gap = gap.clamp_min(-cfg.margin)
+        loss = cfg.adversarial * (w * gap + (1 - w) * kl_real)
+        logs = {"kl_real": kl_real.detach(), "var_real": losses.moments(ex.detach())[1].mean()}
+        if gex is not None:
+            logs["l_x"] = L_X(gex, x)
+            loss = loss + cfg.mu_per_pixel_mean * logs["l_x"]
+        if cfg.recon_z_in_e:
+            loss = loss + L_Z_in_e(egz, z)
         opt_e.zero_grad()
-        (cfg.adversarial * (gap + cfg.extra_kl_real * kl_real) + cfg.mu_per_pixel_mean * l_x).backward()
+        loss.backward()
         opt_e.step()
-        return {"l_x": l_x.detach(), "kl_real": kl_real.detach(), "var_real": losses.moments(ex.detach())[1].mean()}
+        if cfg.adaptive is not None:
+            logs["kl_fake_weight"] = w.clone()
+            adapt(w, kl_real, kl_fake, cfg)
+        return {name: value.detach() for name, value in logs.items()}
 
     def generator_step(x: Tensor, *c: Tensor) -> dict[str, Tensor]:
         g.requires_grad_(True), e.requires_grad_(False)
@@ -173,7 +219,7 @@ def make_step(
             egz = e(g(z, *c), *c)
             gex = g(e(x, *c), *c) if cfg.recon_x_in_g else None
         kl_fake = KL(egz)
-        loss = cfg.adversarial * kl_fake + L_Z(egz, z)
+        loss = cfg.adversarial * kl_fake + (L_Z(egz, z) if cfg.lam else 0)
         if gex is not None:
             loss = loss + cfg.recon_x_in_g * L_X(gex, x)
         opt_g.zero_grad()
@@ -184,15 +230,14 @@ def make_step(
 
     def update(batch: Tensor) -> dict[str, Tensor]:
         x_and_c = given(batch)
-        logs = encoder_step(*x_and_c)
-        for _ in range(cfg.n_g_steps):
-            logs |= generator_step(*x_and_c)
+        parts = zip(*(t.chunk(n) for t in x_and_c), strict=True) if fresh else [x_and_c] * (1 + cfg.n_g_steps)
+        logs = {}
+        for i, part in enumerate(parts):
+            logs |= generator_step(*part) if i else encoder_step(*part)
         averages.update()
         return logs
 
-    optimizers = {"g": opt_g, "e": opt_e}
-    lr_at = lambda epoch, n_epochs: halved(cfg.lr, epoch, cfg.drop_lr)  # noqa: E731
-    return Step(update, {"g": g, "e": e} | averages.modules, optimizers, lr_at, precision)
+    return Step(update, {"g": g, "e": e} | averages.modules, {"g": opt_g, "e": opt_e}, cfg.lr_at, precision, n)
 
 
 def features(

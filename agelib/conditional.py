@@ -1,14 +1,15 @@
 """Conditional AGE for colorization: networks that see the lightness L beside the code or the colours, and both updates.
 
 Symbols as in `agelib.age`, with L (B, 1, H, W), the given lightness, and x (B, 2, H, W), the colours ab, both in the scale
-of `agelib.color`; g(z|L) -> x, e(x|L) -> code. Section "Conditional AGE" of the paper says: Lab, z spread into constant
-maps beside L, a ResNet generator after Johnson et al. (2016), a convolutional encoder of (L, ab), M = 3, 64 px, and the
-divergence over a mini-batch with many different L. Widths, normalisation, weights and schedule are not published.
+of `agelib.color`; g(z|L) -> x, e(x|L) -> code. Networks, game and schedule are those of the authors' branch cAGE
+(github.com/DmitryUlyanov/AGE, commit 058cdf9, the command cars.cmd), which made Figure 4 (a); the defaults of `Config`:
 
-    encoder:    minimise  KL(e(x|L)) - KL(e(g(z|L)|L)) + mu L_X        g(z|L) without gradient to g
-    generator:  minimise  KL(e(g(z|L)|L)) + lam L_Z                    n_g_steps times, fresh z each
+    encoder:    minimise  KL(e(x|L)) - 1/2 KL(e(g(z|L)|L))        g(z|L) without gradient to g
+    generator:  minimise  KL(e(g(z|L)|L))                         four times, fresh z and fresh L (another real batch) each
 
-A batch lends its own L to the generated half, so real and generated codes are compared on the same lightnesses.
+Section "Conditional AGE" of the paper has another game: M = 3, the full weight of KL(e(g(z|L)|L)), mu L_X, lam L_Z, two
+generator steps, and a generator "after Johnson et al. (2016)". A batch lends its own L to the generated half of the encoder's
+update, so real and generated codes are compared on the same lightnesses.
 """
 
 from __future__ import annotations
@@ -28,81 +29,72 @@ LABEL = "AGE"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(age.Game):
-    """Settings of one conditional AGE training: the game's, with defaults for M = 3, and the networks'."""
+    """Settings of one conditional AGE training: the game's and the networks', with the defaults of cars.cmd."""
 
-    M: int = 3
-    lam: float = 50.0  # lam/(2M) = 8.3 on the squared distance of one code; 25 to 100 keep to the published 4 to 17
-    drop_lr: int = 60
-    width: int = 32  # channels of the generator's first layer
-    e_width: int = 64  # of the encoder's
-    n_blocks: int = 5  # residual blocks
-    in_bias: bool = stabiliser(False, "bias in the encoder's first layer")
-    ab_gain: float = stabiliser(1.0, "colours seen {:g} times stronger")  # by the encoder
+    M: int = 16
+    lam: float = 0.0
+    mu: float = 0.0  # on the mean absolute difference of ab/110
+    n_g_steps: int = 4
+    kl_fake_weight: float = stabiliser(0.5, "KL fake weight {:g}")
+    lr: float = 6e-4
+    drop_lr: int = 2
+    lr_factor: float = 0.96
+    width: int = 64  # channels of the generator
+    e_width: int = 64  # of the encoder's first layer
+    n_blocks: int = 10  # residual blocks
 
     def __post_init__(self):
         super().__post_init__()
-        check_config(self, above={"ab_gain": 0}, least={"width": 1, "e_width": 1, "n_blocks": 0})
+        check_config(self, least={"width": 1, "e_width": 1, "n_blocks": 0})
 
 
 class ColorGenerator(nn.Module):
-    """g: codes (B, M) and L (B, 1, H, W) in [-1, 1] -> ab (B, 2, H, W) in [-1, 1]; H and W divisible by 4.
+    """g: codes (B, M) and L (B, 1, H, W) in [-1, 1] -> ab/110 (B, 2, H, W), unbounded; H and W divisible by 4.
 
-    Johnson et al.'s layout: 9x9 convolution, two of stride 2, five residual blocks, two transposed, 9x9, tanh; BatchNorm and
-    ReLU between. 1,677,634 parameters at width 32 and M = 3. The last layer starts at a tenth of the others' weights, so
-    that the game starts from near grey, as photographs are.
+    Sees L in 0..100 and makes ab in Lab units: two 5x5 convolutions of stride 2, BatchNorm and ReLU between, residual blocks
+    at a quarter of the size, a 3x3 convolution and PixelShuffle(4). 888,160 parameters at width 64, ten blocks and M = 16.
     """
 
-    def __init__(self, M: int = 3, width: int = 32, n_blocks: int = 5):
+    def __init__(self, M: int = 16, width: int = 64, n_blocks: int = 10):
         super().__init__()
         if M < 1 or width < 1 or n_blocks < 0:
             raise ValueError(f"need M >= 1, width >= 1 and n_blocks >= 0, got {M}, {width} and {n_blocks}")
-        w = width
-        self.layers = nn.Sequential(nn.ReflectionPad2d(4), *_normed(nn.Conv2d(1 + M, w, 9, bias=False)))
-        for c_in in (w, 2 * w):
-            self.layers.extend(_normed(nn.Conv2d(c_in, 2 * c_in, 3, 2, 1, bias=False)))
-        self.layers.extend([Residual(4 * w) for _ in range(n_blocks)])
-        for c_in in (4 * w, 2 * w):
-            up = nn.ConvTranspose2d(c_in, c_in // 2, 3, 2, 1, output_padding=1, bias=False)
-            self.layers.extend(_normed(up))
-        self.layers.extend([nn.ReflectionPad2d(4), nn.Conv2d(w, 2, 9)])
+        first = [nn.Conv2d(1 + M, width, 5, 2, 2), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        blocks = [Residual(width) for _ in range(n_blocks)]
+        last = [nn.Conv2d(width, 2 * 4**2, 3, 1, 1), nn.PixelShuffle(4)]
+        self.layers = nn.Sequential(*first, nn.Conv2d(width, width, 5, 2, 2), *blocks, *last)
         self.M = M
         networks.initialise(self)
-        with torch.no_grad():
-            self.layers[-1].weight.mul_(0.1), self.layers[-1].bias.zero_()
 
     def forward(self, z: Tensor, L: Tensor) -> Tensor:
         check(z, L, self.M)
-        return torch.tanh(self.layers(networks.with_maps(z, L)).float())
+        return self.layers(networks.with_maps(z, color.L_SCALE * (L + 1))).float() / color.AB_SCALE
 
 
 class Residual(nn.Module):
-    """x + BN(conv(ReLU(BN(conv(x))))), 3x3, (B, channels, H, W)."""
+    """x + BN(conv(ReLU(BN(conv(x))))), 3x3 over reflected borders, (B, channels, H, W)."""
 
     def __init__(self, channels: int):
         super().__init__()
-        first, second = (nn.Conv2d(channels, channels, 3, 1, 1, bias=False) for _ in range(2))
-        self.layers = nn.Sequential(*_normed(first), second, nn.BatchNorm2d(channels))
+        first, second = (nn.Conv2d(channels, channels, 3, 1, 1, bias=False, padding_mode="reflect") for _ in range(2))
+        middle = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        self.layers = nn.Sequential(first, *middle, second, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
 class ColorEncoder(nn.Module):
-    """e: ab (B, 2, H, W) and L (B, 1, H, W) -> codes (B, M): AGE's encoder for 32 or 64 px on the three channels (L, ab).
+    """e: ab/110 (B, 2, H, W) and L (B, 1, H, W) in [-1, 1] -> codes (B, M): AGE's encoder for 32 or 64 px on the channels
+    (L, ab) in Lab units. 2,888,464 parameters at 64 px, width 64 and M = 16."""
 
-    2,781,955 parameters at 64 px, width 64 and M = 3. in_bias: see `networks.Encoder`. ab_gain: the colours are seen this
-    many times stronger; photographs' ab/110 deviate by about 0.1, a fifth of what L does.
-    """
-
-    def __init__(
-        self, size: int, M: int = 3, width: int = 64, prior: str = "sphere", in_bias: bool = False, ab_gain: float = 1.0
-    ):
+    def __init__(self, size: int, M: int = 16, width: int = 64, prior: str = "sphere"):
         super().__init__()
-        self.net = networks.Encoder(size, M, 3, width, prior, in_bias)
-        self.M, self.prior, self.ab_gain = M, self.net.prior, ab_gain
+        self.net = networks.Encoder(size, M, 3, width, prior)
+        self.M, self.prior = M, self.net.prior
 
     def forward(self, x: Tensor, L: Tensor) -> Tensor:
-        return self.net(torch.cat([L, self.ab_gain * x], 1))
+        return self.net(torch.cat([color.L_SCALE * (L + 1), color.AB_SCALE * x], 1))
 
 
 def check(z: Tensor, L: Tensor, M: int) -> None:
@@ -119,7 +111,7 @@ def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None =
     """
     size = networks.square(shape)
     g = ColorGenerator(cfg.M, cfg.width, cfg.n_blocks)
-    return {"g": g, "e": ColorEncoder(size, cfg.M, cfg.e_width, cfg.prior, cfg.in_bias, cfg.ab_gain)}
+    return {"g": g, "e": age.with_weight(ColorEncoder(size, cfg.M, cfg.e_width, cfg.prior), cfg)}
 
 
 def given(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,9 +122,10 @@ def given(x: Tensor) -> tuple[Tensor, Tensor]:
 def make_step(nets: dict[str, nn.Module], cfg: Config) -> Step:
     """`age.make_step` on images (B, 3, H, W) in [-1, 1], RGB: x their ab, and L told to both networks.
 
-    nets: {"g", "e"} of `build`. Logged l_x is the mean |g(e(x|L)|L) - x| of ab/110.
+    The batch is 1 + cfg.n_g_steps mini-batches of different images, joined: the encoder's, then one for each generator
+    update, which takes its L. nets: {"g", "e"} of `build`. Logged l_x is the mean |g(e(x|L)|L) - x| of ab/110.
     """
-    return age.make_step(nets, cfg, given=given)
+    return age.make_step(nets, cfg, given=given, fresh=True)
 
 
 # ------------------------------------------------------------------------------------------------------- colours
@@ -195,7 +188,3 @@ def pictures(batch: np.ndarray, ab: np.ndarray) -> tuple[np.ndarray, float]:
     L = lightness(batch).repeat_interleave(K, 0)
     x, outside = color.join(L, torch.from_numpy(ab).flatten(0, 1) / color.AB_SCALE)
     return images.to_uint8(x).reshape(len(batch), K, 3, *ab.shape[3:]), outside.float().mean().item()
-
-
-def _normed(layer: nn.Module) -> list[nn.Module]:
-    return [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]

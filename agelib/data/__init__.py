@@ -19,7 +19,7 @@ from agelib.data.sets import NAMES, REAL, STANDINS, DataError, ImageSet, Source,
 
 __all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "decode_image", "load", "pack_folders", "read_image"]
 
-RECIPE = "1"  # of the readers and of pixels.py: a new number makes every cache prepare anew
+RECIPE = "2"  # of the readers and of pixels.py: a new number makes every cache prepare anew
 
 
 def load(

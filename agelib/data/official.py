@@ -2,7 +2,8 @@
 
 Every file with a published checksum is compared with it before it is read. Archives are unpacked once into the data root.
 Stanford Cars are divided anew: the paper trains on "16,000 images", nearly all of the 16,185 there are, so both official
-halves are joined and 185 images drawn with a fixed seed are `test`. With the training half alone every tenth image is.
+halves are joined and 185 images drawn with a fixed seed are `test`. With the training half alone every tenth image is. They
+are cropped to their annotated boxes, as in the authors' code (branch cAGE).
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from PIL import Image
 from agelib.data.arrays import check_labels
 from agelib.data.cache import aside
 from agelib.data.pixels import decode, raw_blocks, to_array
-from agelib.data.sets import REAL, Blocks, DataError, Source, plain, reading
+from agelib.data.sets import BOX_CROP, REAL, Blocks, DataError, Source, plain, reading
 
 TIMEOUT_S = 30.0  # without an answer from the server
 SEED = 0  # of the cars' held-out draw, and of the order of Tiny ImageNet's training images, which the files keep by class
 CARS_HELD_OUT, CARS = 185, 16_185
 TEST_LABELS = "cars_test_annos_withlabels.mat"
 CELEBA_SIZE, CELEBA_HEIGHT, CELEBA_TOP = 64, 78, 7  # AGE crop: resized to 64 wide x 78 high, rows 7..70 kept
+CARS_CROP = (0.06, 0.16, 0.94, 0.91)  # left, upper, right, lower: what holds most cars whole where there are no boxes
 CELEBA_CODES = {"train": 0, "validation": 1, "test": 2}
 MARK = ".checked"  # in a folder that was unpacked here from an archive with the right checksum
 
@@ -182,25 +184,26 @@ def _tiny(split: str, bases: list[Path]) -> Source:
 
 def _cars(split: str, bases: list[Path]) -> Source:
     """One split of the pooled images: 64 x 64 RGB by default, 196 classes; grey images are converted and counted."""
-    notes: list[str] = []
+    notes: list[str] = [BOX_CROP]
     devkit, n_classes = _unpacked("stanford_cars", "car_devkit.tgz", bases, []), REAL["stanford_cars"].n_classes
     class_names = tuple(map(str, _mat(devkit / "cars_meta.mat", "class_names")))
     if len(class_names) != n_classes:
         raise DataError(f"{devkit / 'cars_meta.mat'}: {len(class_names)} classes of cars, expected {n_classes}")
-    paths, classes = _cars_half("cars_train.tgz", devkit / "cars_train_annos.mat", bases, notes)
+    paths, classes, boxes = _cars_half("cars_train.tgz", devkit / "cars_train_annos.mat", bases, notes)
     line = "official files, {:,} of 8,144 official training images"
     if (pooled := find(bases, "stanford_cars", "cars_test.tgz")) is not None:
         if (annotations := find(bases, "stanford_cars", TEST_LABELS)) is None:
             raise DataError(f"{pooled}: its labels are missing: put {TEST_LABELS} (md5 {SUMS[TEST_LABELS][0]}) beside it")
-        more, more_classes = _cars_half("cars_test.tgz", check(annotations), bases, notes)
-        paths, classes = paths + more, classes + more_classes
+        more, more_classes, more_boxes = _cars_half("cars_test.tgz", check(annotations), bases, notes)
+        paths, classes, boxes = paths + more, classes + more_classes, boxes + more_boxes
         line = f"official files, {{:,}} {split} images of {len(paths):,}, officially {CARS:,}"
         notes.append(f"{min(CARS_HELD_OUT, len(paths) // 10)} held out of the pooled halves, seed {SEED}")
     else:
         notes.append("only the official training half is there, so every tenth image is held out as test")
     chosen = divide(len(paths), split, pooled is not None)
     labels = check_labels(np.array(classes) - 1, len(paths), n_classes, f"{devkit}, classes less 1")[chosen]
-    source = _from_files("stanford_cars", split, [paths[i] for i in chosen], notes, labels, class_names)
+    cropped = [paths[i] for i in chosen], [boxes[i] for i in chosen]
+    source = _from_files("stanford_cars", split, cropped[0], notes, labels, class_names, cropped[1])
     return replace(source, line=line.format(len(chosen)), official=len(chosen) if len(paths) == CARS else None)
 
 
@@ -212,12 +215,14 @@ def divide(n: int, split: str, pooled: bool) -> np.ndarray:
     return order[n - held_out :] if split == "test" else order[: n - held_out]
 
 
-def _cars_half(archive: str, annotations: Path, bases: list[Path], notes: list[str]) -> tuple[list[Path], list[int]]:
-    """Images in the order of the annotations, and their classes from 1."""
+def _cars_half(archive: str, annotations: Path, bases: list[Path], notes: list[str]) -> tuple[list, list, list]:
+    """Images in the order of the annotations, their classes from 1, and their boxes (left, upper, right, lower)."""
     table = _mat(annotations, "annotations")
     with reading(annotations):
         files, classes = [Path(str(file)).name for file in table["fname"]], list(map(int, table["class"]))
-    return _all_there(_unpacked("stanford_cars", archive, bases, notes), files), classes
+        sides = [table[f"bbox_{side}"].astype(int).tolist() for side in ("x1", "y1", "x2", "y2")]
+    boxes = [(x1 - 1, y1 - 1, x2, y2) for x1, y1, x2, y2 in zip(*sides, strict=True)]  # pixels count from 1
+    return _all_there(_unpacked("stanford_cars", archive, bases, notes), files), classes, boxes
 
 
 def age_crop(im: Image.Image, size: int = CELEBA_SIZE) -> Image.Image:
@@ -273,13 +278,15 @@ def _from_arrays(name: str, split: str, images: np.ndarray, labels: np.ndarray, 
     return Source(n, partial(raw_blocks, images), labels, spec.class_names, line, spec.official[split])
 
 
-def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labels=None, class_names=None) -> Source:
+def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labels=None, class_names=None, boxes=None) -> Source:
     def blocks(size: int, channels: int) -> Blocks:
         grey = 0
-        for path in paths:
+        for path, box in zip(paths, boxes or [None] * len(paths), strict=True):
             im = decode(path, str(path), ("JPEG", "PNG"))
             grey += im.mode in ("1", "L", "LA")
-            yield to_array(age_crop(im, size) if name == "celeba" else im, size, channels)
+            if box and not (0 <= box[0] < box[2] <= im.width and 0 <= box[1] < box[3] <= im.height):
+                raise DataError(f"{path}: its annotated box {box} is empty or not inside its {im.width} x {im.height} pixels")
+            yield to_array(age_crop(im, size) if name == "celeba" else im, size, channels, box)
         if grey and name == "stanford_cars":
             notes.append(f"{grey} grey images converted to RGB")
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from agelib.data.arrays import classes, read
-from agelib.data.official import CELEBA_SIZE, celeba_box, divide
+from agelib.data.official import CARS_CROP, CELEBA_SIZE, celeba_box, divide
 from agelib.data.pixels import decode, to_array
-from agelib.data.sets import REAL, Blocks, DataError, Source
+from agelib.data.sets import CENTRE_CROP, REAL, Blocks, DataError, Source
 
 SPLIT_CODES = {"train": 0, "test": 1, "validation": 2, "extra": 3}
 LOSSLESS = ("mnist", "cifar10", "svhn")  # sets whose official files are lossless
@@ -59,6 +59,7 @@ def open_split(name: str, split: str, parts: list[Path]) -> Source:
     _check_shared(opened)
     codes = np.concatenate([part.split for part in opened])
     notes = ["the crop is taken from images squashed to a square"] if name == "celeba" else []
+    notes += [f"{CENTRE_CROP}, columns 6 to 94 % and rows 16 to 91 % of each picture"] if name == "stanford_cars" else []
     chosen = np.flatnonzero(codes == SPLIT_CODES[split])
     line, official = spec.line("pack", split, len(chosen)), spec.official[split]
     if name == "stanford_cars" and not (codes == SPLIT_CODES["test"]).any():
@@ -80,7 +81,8 @@ def open_split(name: str, split: str, parts: list[Path]) -> Source:
                 im = decode(images[i], f"{part.path}, image {i}", ("JPEG", "PNG"))
                 if name == "celeba":  # the region of the AGE crop
                     im = im.convert("RGB").resize((CELEBA_SIZE,) * 2, Image.Resampling.BICUBIC, box=celeba_box(im))
-                yield to_array(im, size, channels)
+                whole = name != "stanford_cars"
+                yield to_array(im, size, channels, None if whole else tuple(np.multiply(CARS_CROP, im.size * 2)))
 
     return Source(len(chosen), blocks, labels, opened[0].class_names or spec.class_names, line, official, notes)
 

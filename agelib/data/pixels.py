@@ -97,13 +97,14 @@ def _transparent(im: Image.Image) -> bool:
     return im.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in im.info
 
 
-def to_array(im: Image.Image, size: int, channels: int) -> np.ndarray:
+def to_array(im: Image.Image, size: int, channels: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
     """A Pillow image to uint8 (channels, size, size): grey or RGB, squashed to a square (bilinear, antialiased).
 
-    channels: 1 (luma, ITU-R 601) or 3.  The aspect ratio is not kept, as in the released AGE code.
+    channels: 1 (luma, ITU-R 601) or 3.  box: (left, upper, right, lower), the part to take, in pixels.  The aspect ratio is not kept, as in the released AGE code.
     """
     im = flatten(im).convert("L" if channels == 1 else "RGB")
-    im = im if im.size == (size, size) else im.resize((size, size), Image.Resampling.BILINEAR)
+    if box or im.size != (size, size):
+        im = im.resize((size, size), Image.Resampling.BILINEAR, box=box)
     x = np.asarray(im)  # (H, W) or (H, W, 3)
     return x[None] if channels == 1 else x.transpose(2, 0, 1)
 

@@ -58,9 +58,12 @@ class ImageSet:
 
     @property
     def caption(self) -> str:
-        """For titles: "mnist", "digits, a stand-in for MNIST"; of one's own images the last part of the path."""
+        """For titles: "mnist", "digits, a stand-in for MNIST", "stanford_cars, centre crop"; of one's own images the last part
+        of the path."""
         if self.stand_in_for:
             return f"{self.name}, a stand-in for {self.stand_in_for}"
+        if crop := next((crop for crop in CROPS if crop in self.source), None):
+            return f"{self.name}, {crop}"
         return self.name if self.name in NAMES else Path(self.name.partition(":")[2]).name or self.name
 
 
@@ -121,6 +124,7 @@ STANDINS: dict[str, tuple[str, int, int]] = {  # what it stands in for, default 
     "faces": ("CelebA", 64, 3),
     "cars": ("Stanford Cars", 64, 3),
 }
+CROPS = CENTRE_CROP, BOX_CROP = "centre crop", "cropped to the annotated boxes"  # of stanford_cars, in its source line
 NAMES: tuple[str, ...] = (*REAL, *STANDINS)
 
 

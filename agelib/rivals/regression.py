@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from agelib import losses, networks, sphere
 from agelib.conditional import ColorGenerator, given
 from agelib.training import hardware
-from agelib.training.step import Step, check_config, halved
+from agelib.training.step import Step, check_config, dropped
 
 LABEL = "L1 regression"
 PRIOR = "sphere"  # the law of z
@@ -19,9 +19,9 @@ PRIOR = "sphere"  # the law of z
 class Config:
     """Settings of one training on mean |g(z|L) - x| alone, z drawn anew each time, so that nothing rewards its use."""
 
-    M: int = 3  # dimensions of z
-    width: int = 32  # channels of the generator's first layer
-    n_blocks: int = 5  # residual blocks
+    M: int = 16  # dimensions of z
+    width: int = 64  # channels of the generator
+    n_blocks: int = 10  # residual blocks
     lr: float = 2e-4  # Adam
     drop_lr: int = 60  # as in age.Game
     beta1: float = 0.5
@@ -57,5 +57,5 @@ def make_step(nets: dict[str, nn.Module], cfg: Config) -> Step:
         opt_g.step()
         return {"l_x": l_x.detach()}
 
-    lr_at = lambda epoch, n_epochs: halved(cfg.lr, epoch, cfg.drop_lr)  # noqa: E731
+    lr_at = lambda epoch, n_epochs: dropped(cfg.lr, epoch, cfg.drop_lr)  # noqa: E731
     return Step(update, {"g": g}, {"g": opt_g}, lr_at, precision)

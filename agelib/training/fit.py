@@ -79,11 +79,12 @@ class Batches:
     """A set of uint8 images on the device, and shuffled float batches of it; no worker processes.
 
     data: images (N, C, H, W) uint8, array or tensor, or (images, labels (N,) whole numbers); moved to `device` once.
-    batch(step) -> (x,) or (x, labels): float32 (B, C, H, W) in [-1, 1], channels_last. Each epoch visits floor(N/B) * B
-    images in an order fixed by (seed, epoch); the rest is dropped, as the released loader does.
+    batch(step) -> (x,) or (x, labels): float32 (n B, C, H, W) in [-1, 1], channels_last. Each epoch visits floor(N/B) * B
+    images in an order fixed by (seed, epoch); the rest is dropped, as the released loader does. n: batches at once, each from
+    an order of its own.
     """
 
-    def __init__(self, data, batch_size: int, *, seed: int, device="cpu", flip: bool = False):
+    def __init__(self, data, batch_size: int, *, seed: int, device="cpu", flip: bool = False, n: int = 1):
         images, *labels = data if isinstance(data, tuple) else (data,)
         images = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))  # maps are read-only
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -94,7 +95,7 @@ class Batches:
         self.labels = [torch.from_numpy(np.asarray(y).astype(np.int64)).to(device) for y in labels]
         if any(y.shape != images.shape[:1] for y in self.labels):
             raise ValueError(f"need one label for each of {len(images)} images, got {[tuple(y.shape) for y in self.labels]}")
-        self.batch_size, self.seed, self.flip = batch_size, seed, flip
+        self.batch_size, self.seed, self.flip, self.n = batch_size, seed, flip, n
         self.per_epoch = len(images) // batch_size
         self._epoch, self._order = -1, None
 
@@ -102,10 +103,10 @@ class Batches:
         """The batch of 0-based iteration `step`."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._order = torch.randperm(len(self.images), generator=order).to(self.images.device)
-            self._epoch = epoch
-        ids = self._order[i * self.batch_size : (i + 1) * self.batch_size]
+            draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            orders = torch.stack([torch.randperm(len(self.images), generator=draw) for _ in range(self.n)])
+            self._epoch, self._order = epoch, orders.to(self.images.device)
+        ids = self._order[:, i * self.batch_size : (i + 1) * self.batch_size].flatten()
         x = self.images[ids].to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1.0)
         if self.flip:
             mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
@@ -173,7 +174,8 @@ def fit(
         states = _random_states()
         try:
             device = next(next(iter(step.modules.values())).parameters()).device
-            batches = Batches(data, schedule.batch_size, seed=schedule.seed, device=device, flip=schedule.flip)
+            drawn = {"seed": schedule.seed, "flip": schedule.flip, "n": step.n_batches}
+            batches = Batches(data, schedule.batch_size, device=device, **drawn)
             loop = _Loop(step, batches, folder, schedule, n_steps, n_epochs, identity, list(history), stage)
             loop.restore(defaults)
             loop.run()

@@ -21,8 +21,9 @@ class Step:
     update: batch -> losses; the batch is x, float (B, C, H, W) in [-1, 1] on the nets' device, and labels (B,) where the
     data has them; losses are a dict of 0-dim tensors (detached, on the same device). modules, optimizers: everything with
     state, by name. lr_at: (epoch, n_epochs) -> learning rate, set on every optimizer before an iteration; epoch counts from
-    0 in steps of one iteration. precision: of the forward passes, "fp32" or "bf16". `update` may be recorded and replayed
-    (`graphs`): it does nothing but arithmetic on the device.
+    0 in steps of one iteration. precision: of the forward passes, "fp32" or "bf16". n_batches: how many mini-batches of
+    different images `update` takes at once, joined. `update` may be recorded and replayed (`graphs`): it does nothing but
+    arithmetic on the device.
     """
 
     update: Callable[..., dict[str, Tensor]]
@@ -30,6 +31,7 @@ class Step:
     optimizers: dict[str, torch.optim.Optimizer]
     lr_at: Callable[[float, float], float] | None = None
     precision: str = "fp32"
+    n_batches: int = 1
     _lr: float | None = field(default=None, init=False)
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
@@ -66,9 +68,9 @@ def set_lr(group: dict, lr: float) -> None:
         group["lr"] = lr
 
 
-def halved(lr: float, epoch: float, drop_lr: int) -> float:
-    """lr, halved at the start of every 0-based epoch with epoch % drop_lr == drop_lr - 1; drop_lr 0: never."""
-    return lr * 0.5 ** ((int(epoch) + 1) // drop_lr if drop_lr else 0)
+def dropped(lr: float, epoch: float, drop_lr: int, factor: float = 0.5) -> float:
+    """lr times `factor` at the start of every 0-based epoch with epoch % drop_lr == drop_lr - 1; drop_lr 0: never."""
+    return lr * factor ** ((int(epoch) + 1) // drop_lr if drop_lr else 0)
 
 
 @torch.no_grad()

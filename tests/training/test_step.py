@@ -11,7 +11,7 @@ from torch import nn
 from agelib.model import METHODS
 from agelib.training import fit, hardware
 from agelib.training.progress import Progress
-from agelib.training.step import Averages, Step, check_config, halved, set_lr, stabiliser, stabilisers
+from agelib.training.step import Averages, Step, check_config, dropped, set_lr, stabiliser, stabilisers
 
 
 def test_the_rate_is_set_on_every_optimizer_and_asked_for_by_epoch_and_length():
@@ -48,8 +48,8 @@ def test_an_optimizers_state_is_taken_up_where_its_rate_is_another_kind(saved_on
 
 
 def test_the_rate_halves_at_the_start_of_the_epoch_before_each_multiple():
-    assert [halved(1.0, epoch, 3) for epoch in (0, 1.99, 2, 4.5, 5)] == [1, 1, 0.5, 0.5, 0.25]
-    assert halved(1.0, 1000, 0) == 1.0
+    assert [dropped(1.0, epoch, 3) for epoch in (0, 1.99, 2, 4.5, 5)] == [1, 1, 0.5, 0.5, 0.25]
+    assert dropped(1.0, 1000, 0) == 1.0
 
 
 def test_averages_follow_buffers_too_copy_counters_and_take_no_gradients():
