@@ -230,7 +230,7 @@ def make_step(
 
     def update(batch: Tensor) -> dict[str, Tensor]:
         x_and_c = given(batch)
-        parts = zip(*(t.chunk(n) for t in x_and_c), strict=True) if fresh else [x_and_c] * (1 + cfg.n_g_steps)
+        parts = zip(*(t.unflatten(0, (n, -1)) for t in x_and_c), strict=True) if fresh else [x_and_c] * (1 + cfg.n_g_steps)
         logs = {}
         for i, part in enumerate(parts):
             logs |= generator_step(*part) if i else encoder_step(*part)

@@ -23,14 +23,14 @@ LABELS = np.arange(24) % 3
 SCHEDULE = {"n_epochs": None, "max_steps": 16, "batch_size": 4, "seed": 3, "flip": True, "log_every": 7}
 TINY = {
     "age": {"M": 4, "width": 4, "lr": 1e-3, "drop_lr": 1},
-    "conditional": {"width": 4, "e_width": 4, "n_blocks": 1},
+    "conditional": {"M": 3, "width": 4, "e_width": 4, "n_blocks": 1},
     "ali": {"M": 6, "width": 0.125},
     "vae": {"M": 6, "width": 4},
     "gan": {"M": 6, "width": 4},
     "pix2pix": {"width": 4, "d_width": 4},
     "regression": {"width": 4, "n_blocks": 1},
 }
-STABILISERS = {"margin": 0.5, "ema": 0.9, "ema_e": 0.8, "extra_kl_real": 0.3, "recon_x_in_g": 2.0, "recon_x": "l2"}
+STABILISERS = {"margin": 0.5, "ema": 0.9, "ema_e": 0.8, "kl_fake_weight": 0.8, "recon_x_in_g": 2.0, "recon_x": "l2"}
 STABILISERS |= {"spectral_norm": True, "in_bias": True, "noisy_code": 0.2}
 # what is trained: method, and settings beside the tiny ones; every method is there by itself
 VARIANTS = {method: (method, {"precision": "fp32"}) for method in METHODS} | {
@@ -38,7 +38,7 @@ VARIANTS = {method: (method, {"precision": "fp32"}) for method in METHODS} | {
     "age, stabilised": ("age", {"precision": "fp32"} | STABILISERS),
     "age, gaussian": ("age", {"precision": "fp32", "prior": "gaussian", "objective": "paper"}),
     "age, nearest": ("age", {"precision": "fp32", "divergence": "nearest"}),
-    "conditional, averaged": ("conditional", {"precision": "fp32", "ema": 0.9, "drop_lr": 1}),
+    "conditional, averaged": ("conditional", {"precision": "fp32", "ema": 0.9, "mu": 10, "adaptive": 1.05}),
     "ali, stabilised": ("ali", {"precision": "fp32", "noise": 0.1, "ema": 0.9, "d_lr": 1e-4, "init": "he"}),
     "ali, maxout": ("ali", {"precision": "bf16", "nets": "cifar10"}),
 }

@@ -63,6 +63,7 @@ def test_schedules_of_the_released_commands(drop_lr, halvings):
         ({"recon_x": "l2", "recon_x_in_g": 5.0}, 7.0, 300.0 / 12),
         ({"objective": "paper"}, 3.5, 300.0 / 24),
         ({"objective": "paper", "prior": "gaussian"}, 3.5, 300.0 / 24),
+        ({"kl_fake_weight": 0.5, "recon_z_in_e": 60.0}, 7.0, 300.0 / 12),
     ],
 )
 def test_one_iteration_equals_the_losses_written_out(settings, mu, lam):
@@ -84,9 +85,10 @@ def test_one_iteration_equals_the_losses_written_out(settings, mu, lam):
     v = lambda c: (c - c.mean(0)).square().mean(0)  # noqa: E731
     spread = lambda c: v(c) if released else v(c).sqrt()  # noqa: E731
     kl = lambda c: ((spread(c) ** 2 + c.mean(0) ** 2) / 2 - spread(c).log() - 0.5).mean()  # noqa: E731
-    kl_fake = kl(e(g(z).detach()))
+    egz = e(g(z).detach())
     adam["e"].zero_grad()
-    (kl(ex) - kl_fake + mu * l_x).backward()
+    l_z = (egz - z).square().sum(1).mean() * cfg.recon_z_in_e / 12
+    (kl(ex) - cfg.kl_fake_weight * kl(egz) + mu * l_x + l_z).backward()
     adam["e"].step()
     assert logs["l_x"].item() == pytest.approx(l_x.item(), rel=1e-5)
     assert logs["kl_real"].item() == pytest.approx(kl(ex).item(), rel=1e-5)
@@ -143,18 +145,36 @@ def test_margin_stops_the_divergence_gradient(margin, learns):
     assert bool(moved(before, nets["e"])) == learns
 
 
-def test_extra_kl_real_pulls_real_codes_where_the_margin_binds():
-    """By hand: the encoder's gradient beside a margin that always binds is extra_kl_real times that of KL(ex) alone."""
+def test_a_smaller_weight_of_kl_fake_pulls_real_codes_where_the_margin_binds():
+    """By hand: beside a margin that always binds the encoder's gradient is 1 - kl_fake_weight times that of KL(ex) alone."""
     gradients = {}
-    for weight in (0.0, 0.5):
-        nets, cfg, x = setup(margin=-100.0, mu=0.0, extra_kl_real=weight)
-        age.make_step(nets, cfg)(x)
+    for weight in (1.0, 0.25):
+        nets, cfg, x = setup(margin=-100.0, mu=0.0, kl_fake_weight=weight)
+        assert "l_x" not in age.make_step(nets, cfg)(x)
         gradients[weight] = [p.grad.clone() for p in nets["e"].parameters()]
-    assert all(not g.any() for g in gradients[0.0])
+    assert all(not g.any() for g in gradients[1.0])
     nets, _, x = setup()
-    (0.5 * losses.kl_released(nets["e"].train()(x))).backward()
-    for got, p in zip(gradients[0.5], nets["e"].parameters(), strict=True):
+    (0.75 * losses.kl_released(nets["e"].train()(x))).backward()
+    for got, p in zip(gradients[0.25], nets["e"].parameters(), strict=True):
         torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_adaptive_weight_climbs_while_both_divergences_are_near_their_least():
+    cfg, w = age.Config(M=10, adaptive=1.05), torch.tensor(0.5)
+    least = losses.kl_released_minimum(10)
+    for kl_real, kl_fake, after in ((1.04, 1.0, 0.501), (1.06, 1.0, 0.482), (1.0, 1.06, 0.463)):
+        age.adapt(w, torch.tensor(kl_real * least), torch.tensor(kl_fake * least), cfg)
+        assert w.item() == pytest.approx(after)
+    w.fill_(0.01)
+    age.adapt(w, torch.tensor(9.0), torch.tensor(9.0), cfg)
+    assert w.item() == 0
+    nets, cfg, x = setup(adaptive=1.05, kl_fake_weight=0.7)
+    step = age.make_step(nets, cfg)
+    assert step(x)["kl_fake_weight"].item() == pytest.approx(0.7) and nets["e"].kl_fake_weight.item() == pytest.approx(0.681)
+    assert step.modules["e"].state_dict()["kl_fake_weight"].item() == pytest.approx(0.681)  # a checkpoint holds it
+    for settings in ({"prior": "gaussian"}, {"objective": "paper"}, {"divergence": "nearest"}):
+        with pytest.raises(ValueError, match="adaptive needs the least KL"):
+            age.Config(adaptive=1.05, **settings)
 
 
 def test_averages_of_the_networks():

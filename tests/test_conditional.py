@@ -11,19 +11,20 @@ from torch import nn
 from agelib import color, conditional, images, losses, networks, sphere
 from agelib.rivals import regression
 
-X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+X = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def setup(**settings):
     torch.manual_seed(0)
-    cfg = conditional.Config(**{"width": 4, "e_width": 4, "n_blocks": 1, "precision": "fp32"} | settings)
+    small = {"M": 3, "width": 4, "e_width": 4, "n_blocks": 1, "n_g_steps": 1, "precision": "fp32"}
+    cfg = conditional.Config(**small | settings)
     return conditional.build(cfg, (3, 32, 32)), cfg
 
 
 def test_published_parameter_counts():
     nets = conditional.build(conditional.Config(), (3, 64, 64))
-    assert networks.n_parameters(nets["g"]) == 1_677_634
-    assert networks.n_parameters(nets["e"]) == 2_781_955
+    assert networks.n_parameters(nets["g"]) == 888_160
+    assert networks.n_parameters(nets["e"]) == 2_888_464
 
 
 def test_the_code_enters_as_constant_maps_beside_the_lightness():
@@ -34,16 +35,25 @@ def test_the_code_enters_as_constant_maps_beside_the_lightness():
     assert (maps[0, 1] == 1).all() and (maps[0, 2] == 2).all() and (maps[1, 1] == 3).all() and (maps[1, 2] == 4).all()
 
 
-def test_both_networks_see_the_lightness_and_the_encoder_the_gain():
+def test_both_networks_see_the_lightness():
     nets = {name: net.eval() for name, net in setup()[0].items()}
     L, x = color.split(X)
-    z = sphere.sample(6, 3)
-    assert nets["g"](z, L).shape == (6, 2, 32, 32) and nets["g"](z, L).abs().max() <= 1
+    z = sphere.sample(12, 3)
+    assert nets["g"](z, L).shape == (12, 2, 32, 32)
     assert not torch.equal(nets["g"](z, L), nets["g"](z, L.flip(0)))
     assert not torch.equal(nets["e"](x, L), nets["e"](x, L.flip(0)))
-    torch.testing.assert_close(nets["e"](x, L).norm(dim=1), torch.ones(6))
-    gained = setup(ab_gain=3.0)[0]["e"].eval()
-    torch.testing.assert_close(gained(x, L), nets["e"](3 * x, L))
+    torch.testing.assert_close(nets["e"](x, L).norm(dim=1), torch.ones(12))
+
+
+def test_every_generator_update_has_the_lightness_of_other_images():
+    nets, cfg = setup(n_g_steps=3)
+    seen, forward = [], nets["g"].forward
+    nets["g"].forward = lambda z, L: (seen.append(L), forward(z, L))[1]
+    step = conditional.make_step(nets, cfg)
+    step(X)
+    L = color.split(X)[0]
+    assert step.n_batches == 4 and len(seen) == 4  # the encoder's update, then three
+    assert all(torch.equal(a, b) for a, b in zip(seen, L.chunk(4), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -55,10 +65,10 @@ def test_other_shapes_are_refused(z, L):
 
 
 def test_logged_losses_are_those_of_the_definition():
-    nets, cfg = setup()
+    nets, cfg = setup(mu=10.0)
     before = copy.deepcopy(nets)
     logs = conditional.make_step(nets, cfg)(X)
-    L, x = color.split(X)
+    L, x = color.split(X[:6])
     ex = before["e"](x, L)
     gex = before["g"](ex, L)
     assert logs["l_x"].item() == pytest.approx((gex - x).abs().mean().item(), rel=1e-5)
@@ -70,10 +80,10 @@ def test_logged_losses_are_those_of_the_definition():
 def test_without_the_game_the_encoder_follows_the_reconstruction_alone():
     """Adam's first step is lr times the sign of the gradient, so the direction tells which loss was there."""
     for adversarial in (True, False):
-        nets, cfg = setup(adversarial=adversarial, lr=1e-3)
+        nets, cfg = setup(adversarial=adversarial, lr=1e-3, mu=10.0)
         reference = copy.deepcopy(nets)
         conditional.make_step(nets, cfg)(X)
-        L, x = color.split(X)
+        L, x = color.split(X[:6])
         l_x = losses.recon_x_l1(reference["g"](reference["e"](x, L), L), x)
         weight = next(reference["e"].parameters())
         (grad,) = torch.autograd.grad(cfg.mu * l_x, weight)
@@ -84,7 +94,7 @@ def test_without_the_game_the_encoder_follows_the_reconstruction_alone():
 
 @pytest.mark.parametrize("in_g", [0.0, 10.0])
 def test_the_reconstruction_reaches_the_generator_where_it_is_asked_for_alone(in_g):
-    nets, cfg = setup(lam=0.0, adversarial=False, recon_x_in_g=in_g)
+    nets, cfg = setup(adversarial=False, mu=10.0, recon_x_in_g=in_g)
     before = [p.clone() for p in nets["g"].parameters()]
     conditional.make_step(nets, cfg)(X)  # no divergence and no L_Z: nothing else is left that may train g
     assert all(torch.equal(a, b) for a, b in zip(before, nets["g"].parameters(), strict=True)) == (not in_g)
@@ -128,7 +138,7 @@ def test_colours_of_a_mixture_are_all_drawn_for_each_lightness():
     """Pictures of one colour, one of two whatever the lightness: under every L, codes give both, and nothing in between."""
     torch.manual_seed(0)
     nets = {"g": _Painter(), "e": _Reader()}
-    step = conditional.make_step(nets, conditional.Config(lr=1e-3, margin=0.5, precision="fp32"))
+    step = conditional.make_step(nets, conditional.Config(M=3, lr=1e-3, drop_lr=0, mu=10.0, lam=50.0, precision="fp32"))
     way = 0.25 * torch.tensor([1.0, 0.6]).view(1, 2, 1, 1)
 
     def pictures(n):
@@ -137,7 +147,7 @@ def test_colours_of_a_mixture_are_all_drawn_for_each_lightness():
         return color.join(L, (sign * way).expand(n, 2, 4, 4))[0]
 
     for _ in range(1200):
-        step(pictures(64))
+        step(pictures(64 * step.n_batches))
     L = torch.linspace(-0.3, 0.3, 7).view(7, 1, 1, 1).expand(7, 1, 4, 4).repeat_interleave(200, 0)
     with torch.no_grad():
         x = nets["g"].eval()(sphere.sample(1400, 3), L)[:, :, 0, 0]

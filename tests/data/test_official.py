@@ -124,24 +124,27 @@ def test_tiny_imagenet(make, root, bless, layout):
     assert test.source.startswith("official files, 2 of 10,000 official validation images")
 
 
-def annotations(labels):
-    out = np.empty((1, len(labels)), dtype=[("bbox_x1", object), ("class", object), ("fname", object)])
-    out["bbox_x1"][0], out["class"][0], out["fname"][0] = 1, labels, [f"{i + 1:05}.jpg" for i in range(len(labels))]
+def annotations(labels, box):
+    out = np.empty((1, len(labels)), dtype=[(name, object) for name in ("x1", "y1", "x2", "y2", "class", "fname")])
+    out.dtype.names = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+    for name, value in zip(out.dtype.names, (*box, labels, [f"{i + 1:05}.jpg" for i in range(len(labels))]), strict=True):
+        out[name][0] = value
     return out
 
 
-def put_cars(make, root, bless, halves, archives):
-    """halves: stem -> images; those of the training half are annotated 1, 2, 3, ..., of the other 101, 102, ..."""
+def put_cars(make, root, bless, halves, archives, box=(1, 1, 16, 16)):
+    """halves: stem -> images; those of the training half are annotated 1, 2, 3, ..., of the other 101, 102, ..., all with
+    the same box, in pixels from 1."""
     names = np.array([f"car {k}" for k in range(1, 197)], dtype=object)
     n, base = len(halves["cars_train"]), root / "stanford_cars"
-    devkit = {"cars_meta": {"class_names": names[None]}, "cars_train_annos": {"annotations": annotations(range(1, n + 1))}}
+    devkit = {"cars_meta": {"class_names": names[None]}, "cars_train_annos": {"annotations": annotations(range(1, n + 1), box)}}
     contents = {"car_devkit.tgz": {f"devkit/{stem}.mat": make.mat(**content) for stem, content in devkit.items()}}
     for stem, pictures in halves.items():
         contents[f"{stem}.tgz"] = {f"{stem}/{i + 1:05}.jpg": make.encode(x) for i, x in enumerate(pictures)}
     place(make, base, contents, bless if archives else None)
     if "cars_test" in halves:
         labels = range(101, 101 + len(halves["cars_test"]))
-        bless(make.file(base / "cars_test_annos_withlabels.mat", make.mat(annotations=annotations(labels))))
+        bless(make.file(base / "cars_test_annos_withlabels.mat", make.mat(annotations=annotations(labels, box))))
     return base
 
 
@@ -149,7 +152,7 @@ def put_cars(make, root, bless, halves, archives):
 def test_cars_pool_both_halves(make, root, bless, archives):
     x = list(make.colours(21, 40, seed=5))
     x[4] = x[4][..., 0]  # a grey image
-    put_cars(make, root, bless, {"cars_train": x[:11], "cars_test": x[11:]}, archives)
+    put_cars(make, root, bless, {"cars_train": x[:11], "cars_test": x[11:]}, archives, box=(1, 1, 40, 40))
     train, test = load("stanford_cars"), load("stanford_cars", "test")
     label = [*range(11), *range(100, 110)]  # of picture i, from 0
     order = np.random.default_rng(0).permutation(21)
@@ -166,9 +169,26 @@ def test_cars_training_half_alone_and_what_may_lack(make, root, bless):
     base = put_cars(make, root, bless, {"cars_train": make.colours(20, 16)}, archives=False)
     assert load("stanford_cars", "test").labels.tolist() == [9, 19]
     assert "only the official training half" in load("stanford_cars").source
-    (base / "cars_test").mkdir()
+    (base / "cars_test").mkdir(exist_ok=True)
     with pytest.raises(DataError, match=r"cars_test_annos_withlabels\.mat \(md5 \w{32}\)"):
         load("stanford_cars", size=8)
+
+
+def test_cars_are_cropped_to_their_boxes(make, root, bless):
+    x = make.colours(20, 16)
+    x[:, 2:9, 3:13] = 255 - x[:, 2:9, 3:13]
+    put_cars(make, root, bless, {"cars_train": x}, archives=False, box=(4, 3, 13, 9))
+    test = load("stanford_cars", "test")
+    inside = test.images[:, :, 6:-6, 6:-6]  # the border is interpolated
+    assert (inside == x[[9, 19], 4, 4][:, :, None, None]).all()
+    assert test.caption == "stanford_cars, cropped to the annotated boxes" and "cropped to the annotated boxes" in test.source
+
+
+@pytest.mark.parametrize("box", [(1, 1, 17, 16), (0, 1, 16, 16), (20, 20, 30, 30), (9, 1, 8, 16), (1, 9, 16, 8)])
+def test_boxes_that_do_not_fit_their_pictures_are_refused(make, root, bless, box):
+    put_cars(make, root, bless, {"cars_train": make.colours(20, 16)}, archives=False, box=box)
+    with pytest.raises(DataError, match=r"00010\.jpg: its annotated box .* is empty or not inside its 16 x 16 pixels"):
+        load("stanford_cars", "test")
 
 
 def test_the_official_number_of_cars_is_divided_as_in_the_paper():

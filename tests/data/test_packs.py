@@ -57,8 +57,17 @@ def test_cars_pack_without_test_images_holds_out_every_tenth(make, root):
     test = load("stanford_cars", "test")
     assert test.labels.tolist() == [9, 19] and test.images.shape == (2, 3, 64, 64) and test.class_names[19] == "car 19"
     assert test.source.startswith("pack, 2 of 8,144 official training images") and not test.complete
-    assert "every tenth image is held out as test" in test.source
+    assert "every tenth image is held out as test" in test.source and test.caption == "stanford_cars, centre crop"
     assert load("stanford_cars").labels.tolist() == [*range(9), *range(10, 19), 20]
+
+
+def test_cars_of_a_pack_are_cropped_to_the_centre(make, root):
+    """Columns 6 to 94 % and rows 16 to 91 %: of 100 x 100 pixels those from (6, 16) to (94, 91) alone are seen."""
+    x = np.zeros((1, 100, 100, 3), np.uint8)
+    x[:, 16:91, 6:94] = 200
+    make.pack(root / "packs" / "cars64-part1.npz", np.repeat(x, 10, 0), [0] * 10, range(10), class_names=np.arange(196).astype(str))
+    inside = load("stanford_cars", "test").images[:, :, 2:-2, 2:-2].astype(int)  # JPEG blurs the edge itself
+    assert np.abs(inside - 200).max() <= 4
 
 
 def test_a_split_the_pack_lacks_is_looked_for_elsewhere(make, root):

@@ -15,7 +15,7 @@ IMAGES = RNG.integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
 TINY = {"batch_size": 4, "precision": "fp32", "max_steps": 2, "device": "cpu", "width": 4}
 MODELS = {
     "AGE": {"method": "conditional", "e_width": 4, "n_blocks": 1, "M": 2},
-    "L1": {"method": "regression", "n_blocks": 1},
+    "L1": {"method": "regression", "n_blocks": 1, "M": 3},
     "pix2pix": {"method": "pix2pix", "d_width": 4},
 }
 

@@ -49,7 +49,7 @@ def test_an_optimizers_state_is_taken_up_where_its_rate_is_another_kind(saved_on
 
 def test_the_rate_halves_at_the_start_of_the_epoch_before_each_multiple():
     assert [dropped(1.0, epoch, 3) for epoch in (0, 1.99, 2, 4.5, 5)] == [1, 1, 0.5, 0.5, 0.25]
-    assert dropped(1.0, 1000, 0) == 1.0
+    assert dropped(1.0, 1000, 0) == 1.0 and dropped(1.0, 4, 2, 0.9) == pytest.approx(0.81)
 
 
 def test_averages_follow_buffers_too_copy_counters_and_take_no_gradients():
@@ -102,7 +102,8 @@ def test_bf16_gives_the_losses_of_fp32(method):
     """Ten updates both ways from the same start: their mean losses agree to bf16's rounding."""
     mean = {}
     for precision in ("fp32", "bf16"):
-        step, batches = fit_worker.step(method, precision=precision), fit.Batches(fit_worker.IMAGES, 12, seed=0)
+        step = fit_worker.step(method, precision=precision)
+        batches = fit.Batches(fit_worker.IMAGES, 12, seed=0, n=step.n_batches)
         torch.manual_seed(5)
         logs = [step(*batches.batch(i)) for i in range(10)]
         mean[precision] = {k: sum(row[k].item() for row in logs) / 10 for k in logs[0]}
