@@ -64,12 +64,11 @@ class Game:
         choices = {"objective": OBJECTIVES, "divergence": losses.DIVERGENCES, "prior": sphere.PRIORS}
         choices |= {"recon_x": losses.RECON_X, "precision": hardware.PRECISIONS}
         least = {"M": 1, "n_g_steps": 1, "drop_lr": 0, "lam": 0, "mu": 0, "recon_x_in_g": 0, "recon_z_in_e": 0}
-        above = {"lr": 0, "lr_factor": 0, "adaptive": 1}
-        check_config(
-            self, above=above, least=least | {"kl_fake_weight": 0}, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices
-        )
-        if self.adaptive is not None and (self.prior, self.objective, self.divergence) != ("sphere", "released", "gaussian"):
-            raise ValueError("Config: adaptive needs the least KL, known for prior sphere, objective released, divergence gaussian")
+        least["kl_fake_weight"], above = 0, {"lr": 0, "lr_factor": 0, "adaptive": 1}
+        check_config(self, above=above, least=least, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices)
+        game = self.prior, self.objective, self.divergence
+        if self.adaptive is not None and game != ("sphere", "released", "gaussian"):
+            raise ValueError(f"Config: adaptive wants sphere, released and gaussian; got {', '.join(game)}")
 
     @property
     def lam_per_sample(self) -> float:
@@ -149,8 +148,8 @@ def with_weight(e: nn.Module, cfg: Game) -> nn.Module:
 
 @torch.no_grad()
 def adapt(w: Tensor, kl_real: Tensor, kl_fake: Tensor, cfg: Game) -> None:
-    """Move the weight w (0-dim, in place) of KL(egz) as the released conditional code does (branch cAGE): up by 0.001, and down
-    by 0.02, not below 0, where either divergence is above cfg.adaptive times its least value."""
+    """Move the weight w (0-dim, in place) of KL(egz) as the authors' conditional code does (branch cAGE): up by 0.001, and
+    where either divergence is above cfg.adaptive times its least value down by 0.02, but not below 0."""
     lost = torch.maximum(kl_real, kl_fake) > cfg.adaptive * losses.kl_released_minimum(cfg.M)
     w.add_(0.001 - 0.02 * lost).clamp_(min=0)
 
@@ -164,15 +163,17 @@ def recon_z(cfg: Game, lam: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def make_step(
-    nets: dict[str, nn.Module], cfg: Game, *, given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,), fresh: bool = False
-) -> Step:
+    nets: dict[str, nn.Module], cfg: Game, *, fresh: bool = False,
+    given: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: (x,),
+) -> Step:  # fmt: skip
     """One iteration: an encoder update on the batch x, then cfg.n_g_steps generator updates.
 
     nets: {"g", "e"} of `build`. The step logs l_x (as cfg.recon_x has it; not where mu is 0), l_z (1 - mean cos on the
-    sphere, mean squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), and the mean over
+    sphere, mean squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), the mean over
     coordinates of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere), and w where
-    it adapts, kl_fake_weight; each before the update that it is part of. given: what a batch is made of, x first, then what g and e are told
-    beside the code and x (`agelib.conditional`). fresh: every generator update has a batch of its own, joined with x.
+    it adapts, kl_fake_weight; each before the update that it is part of. given: what a batch is made of, x first, then what
+    g and e are told beside the code and x (`agelib.conditional`). fresh: each generator update has its own batch, joined with
+    x.
     """
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device

@@ -8,8 +8,8 @@ of `agelib.color`; g(z|L) -> x, e(x|L) -> code. Networks, game and schedule are 
     generator:  minimise  KL(e(g(z|L)|L))                         four times, fresh z and fresh L (another real batch) each
 
 Section "Conditional AGE" of the paper has another game: M = 3, the full weight of KL(e(g(z|L)|L)), mu L_X, lam L_Z, two
-generator steps, and a generator "after Johnson et al. (2016)". A batch lends its own L to the generated half of the encoder's
-update, so real and generated codes are compared on the same lightnesses.
+generator steps, and a generator "after Johnson et al. (2016)". A batch lends its own L to the generated half of the
+encoder's update, so real and generated codes are compared on the same lightnesses.
 """
 
 from __future__ import annotations

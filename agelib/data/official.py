@@ -278,20 +278,20 @@ def _from_arrays(name: str, split: str, images: np.ndarray, labels: np.ndarray, 
     return Source(n, partial(raw_blocks, images), labels, spec.class_names, line, spec.official[split])
 
 
-def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labels=None, class_names=None, boxes=None) -> Source:
+def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labels=None, names=None, boxes=None) -> Source:
     def blocks(size: int, channels: int) -> Blocks:
         grey = 0
         for path, box in zip(paths, boxes or [None] * len(paths), strict=True):
             im = decode(path, str(path), ("JPEG", "PNG"))
             grey += im.mode in ("1", "L", "LA")
             if box and not (0 <= box[0] < box[2] <= im.width and 0 <= box[1] < box[3] <= im.height):
-                raise DataError(f"{path}: its annotated box {box} is empty or not inside its {im.width} x {im.height} pixels")
+                raise DataError(f"{path}: its annotated box {box} is empty or not inside its {im.width} x {im.height} px")
             yield to_array(age_crop(im, size) if name == "celeba" else im, size, channels, box)
         if grey and name == "stanford_cars":
             notes.append(f"{grey} grey images converted to RGB")
 
     line = REAL[name].line("official files", split, len(paths))
-    return Source(len(paths), blocks, labels, class_names, line, REAL[name].official[split], notes)
+    return Source(len(paths), blocks, labels, names, line, REAL[name].official[split], notes)
 
 
 def _content(file: str) -> str:

@@ -100,7 +100,8 @@ def _transparent(im: Image.Image) -> bool:
 def to_array(im: Image.Image, size: int, channels: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
     """A Pillow image to uint8 (channels, size, size): grey or RGB, squashed to a square (bilinear, antialiased).
 
-    channels: 1 (luma, ITU-R 601) or 3.  box: (left, upper, right, lower), the part to take, in pixels.  The aspect ratio is not kept, as in the released AGE code.
+    channels: 1 (luma, ITU-R 601) or 3.  box: (left, upper, right, lower) in pixels, the part to take.  The aspect ratio is
+    not kept, as in the released AGE code.
     """
     im = flatten(im).convert("L" if channels == 1 else "RGB")
     if box or im.size != (size, size):

@@ -58,8 +58,8 @@ class ImageSet:
 
     @property
     def caption(self) -> str:
-        """For titles: "mnist", "digits, a stand-in for MNIST", "stanford_cars, centre crop"; of one's own images the last part
-        of the path."""
+        """For titles: "mnist", "digits, a stand-in for MNIST", "stanford_cars, centre crop"; of one's own images the last
+        part of the path."""
         if self.stand_in_for:
             return f"{self.name}, a stand-in for {self.stand_in_for}"
         if crop := next((crop for crop in CROPS if crop in self.source), None):

@@ -80,8 +80,8 @@ class Batches:
 
     data: images (N, C, H, W) uint8, array or tensor, or (images, labels (N,) whole numbers); moved to `device` once.
     batch(step) -> (x,) or (x, labels): float32 (n B, C, H, W) in [-1, 1], channels_last. Each epoch visits floor(N/B) * B
-    images in an order fixed by (seed, epoch); the rest is dropped, as the released loader does. n: batches at once, each from
-    an order of its own.
+    images in an order fixed by (seed, epoch); the rest is dropped, as the released loader does. n: batches at once, each
+    from an order of its own.
     """
 
     def __init__(self, data, batch_size: int, *, seed: int, device="cpu", flip: bool = False, n: int = 1):

@@ -65,7 +65,8 @@ def test_cars_of_a_pack_are_cropped_to_the_centre(make, root):
     """Columns 6 to 94 % and rows 16 to 91 %: of 100 x 100 pixels those from (6, 16) to (94, 91) alone are seen."""
     x = np.zeros((1, 100, 100, 3), np.uint8)
     x[:, 16:91, 6:94] = 200
-    make.pack(root / "packs" / "cars64-part1.npz", np.repeat(x, 10, 0), [0] * 10, range(10), class_names=np.arange(196).astype(str))
+    names = np.arange(196).astype(str)
+    make.pack(root / "packs" / "cars64-part1.npz", np.repeat(x, 10, 0), [0] * 10, range(10), class_names=names)
     inside = load("stanford_cars", "test").images[:, :, 2:-2, 2:-2].astype(int)  # JPEG blurs the edge itself
     assert np.abs(inside - 200).max() <= 4
 
