@@ -172,8 +172,8 @@ def make_step(
     sphere, mean squared distance for a Gaussian prior), kl_real, kl_fake (of the last generator update), the mean over
     coordinates of the batch variance of real and fake codes, var_real and var_fake (at most 1/M on the sphere), and w where
     it adapts, kl_fake_weight; each before the update that it is part of. given: what a batch is made of, x first, then what
-    g and e are told beside the code and x (`agelib.conditional`). fresh: each generator update has its own batch, joined with
-    x.
+    g and e are told beside the code and x (`agelib.conditional`). fresh: generator updates have batches of their own, joined
+    with x.
     """
     g, e = nets["g"], nets["e"]
     device = next(g.parameters()).device

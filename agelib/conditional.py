@@ -48,6 +48,19 @@ class Config(age.Game):
         check_config(self, least={"width": 1, "e_width": 1, "n_blocks": 0})
 
 
+def game(cfg: Config) -> str:
+    """Whose game these settings play, in words for a table; see the module."""
+    whose = "own balance of losses"
+    if cfg.recon_x_in_g and cfg.recon_z_in_e:
+        whose = "authors' reconstruction command"
+    elif not (cfg.recon_x_in_g or cfg.recon_z_in_e):
+        if (cfg.mu, cfg.lam, cfg.kl_fake_weight, cfg.n_g_steps) == (0, 0, 0.5, 4):
+            whose = "authors' game"
+        elif cfg.kl_fake_weight == 1 and cfg.mu and cfg.lam:
+            whose = "paper's losses"
+    return f"{whose}, paper's M" if cfg.M == 3 else whose
+
+
 class ColorGenerator(nn.Module):
     """g: codes (B, M) and L (B, 1, H, W) in [-1, 1] -> ab/110 (B, 2, H, W), unbounded; H and W divisible by 4.
 

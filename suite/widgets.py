@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
 
 import ipywidgets
@@ -44,18 +45,19 @@ class Code:
 
 
 def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> ipywidgets.VBox:
-    """Steer the code of `model` (M = 3) by two angles or three coordinates and see `picture` coloured by it; below, the
-    picture's own code carries its colours to `target`. Uploads replace either; files that are no image are named.
+    """Steer the code of `model` by two angles or three coordinates and see `picture` coloured by it; below, the picture's
+    own code carries its colours to `target`. Uploads replace either; files that are no image are named. For M > 3 the three
+    are those along a code, which a button draws anew, and two chosen coordinates of z, made orthogonal to it.
 
-    picture, target: uint8 (3, H, W). Raises ValueError for another M.
+    picture, target: uint8 (3, H, W). Raises ValueError for M < 3.
 
     The code lives here, not in the sliders. A browser's slider rounds what it is given to its step and sends that back as
     if it had been dragged, perhaps after the next drag has come. So sliders are given whole steps, of degrees or of 1/64,
     which its arithmetic keeps to the last bit, and a change within half a step of the code is none.
     """
-    if model.M != 3:
-        raise ValueError(f"the sliders are for M = 3, the model has M = {model.M}")
-    code = Code()
+    if model.M < 3:
+        raise ValueError(f"the sliders are for M of at least 3, the model has M = {model.M}")
+    code, frame, drawn = Code(), torch.eye(model.M, 3), itertools.count()
     ends = (("polar", 90, 180), ("azimuth", 0, 360))
     angles = [ipywidgets.IntSlider(value, 0, most, description=f"{name} °") for name, value, most in ends]
     unit = {"min": -1.0, "max": 1.0, "step": 1 / 64}
@@ -68,7 +70,7 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     shown = {"picture": np.asarray(picture), "target": np.asarray(target)}
 
     def paint() -> None:
-        ab = conditional.paint(model, shown["picture"][None], code.z[None].float())
+        ab = conditional.paint(model, shown["picture"][None], (frame @ code.z.float())[None])
         views[2].value = _png(conditional.pictures(shown["picture"][None], ab)[0][0, 0])
 
     def show_all() -> None:
@@ -77,6 +79,13 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
         views[0].value, views[1].value, views[3].value = _png(pair[0]), _png(grey[0]), _png(grey[1])
         carried = conditional.transfer(model, pair[:1], pair[1:])
         views[4].value = _png(conditional.pictures(pair[1:], carried)[0][0, 0])
+        paint()
+
+    def turn_frame(another: bool = True) -> None:
+        columns = [model.codes(1, next(drawn))[0] if another else frame[:, 0]]
+        columns += [torch.eye(model.M)[axis.value] for axis in directions]
+        q, r = torch.linalg.qr(torch.stack(columns, 1))
+        frame.copy_(torch.where(r.diagonal() < 0, -q, q))  # the first column is the code itself
         paint()
 
     def moved(i: int) -> None:
@@ -100,10 +109,18 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     buttons = [ipywidgets.FileUpload(accept="image/*", description=what) for what in shown]
     for button in buttons:
         button.observe(lambda change: uploaded(change["owner"].description, change["new"]), "value")
+    directions = [ipywidgets.Dropdown(options=[(f"z{k + 1}", k) for k in range(model.M)], value=i) for i in (0, 1)]
+    other = ipywidgets.Button(description="another code")
+    other.on_click(lambda _: turn_frame())
+    for axis in directions:
+        axis.observe(lambda _: turn_frame(another=False), "value")
+    if model.M > 3:
+        turn_frame()
     show_all()
     cards = [ipywidgets.VBox([view, ipywidgets.Label(name)]) for view, name in zip(views, names, strict=True)]
-    of_angles, of_axes, of_buttons, of_cards = map(ipywidgets.HBox, (angles, axes, buttons, cards))
-    return ipywidgets.VBox([of_angles, of_axes, of_buttons, said, of_cards])
+    rows = [angles, axes, [*directions, other], buttons, cards] if model.M > 3 else [angles, axes, buttons, cards]
+    *controls, last = map(ipywidgets.HBox, rows)
+    return ipywidgets.VBox([*controls, said, last])
 
 
 def _png(image: np.ndarray) -> bytes:

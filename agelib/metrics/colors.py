@@ -15,6 +15,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
 ELSEWHERE = -1  # of `nearest_mode`
+CHROMA = 8.0  # Lab units, sqrt(a^2 + b^2), from which a colour has a hue
+APART = 30.0  # degrees from which two hues are distinct
 
 
 def mean_colour(ab: Any, where: Any = None) -> np.ndarray:
@@ -27,10 +29,17 @@ def mean_colour(ab: Any, where: Any = None) -> np.ndarray:
     return np.einsum("nkchw,nhw->nkc", ab, where / where.sum((1, 2), keepdims=True))
 
 
-def pixel_spread(ab: Any) -> np.ndarray:
+def ellipse(N: int, H: int, W: int, height: float, width: float) -> np.ndarray:
+    """The pixels (N, H, W) bool, alike in all N, whose centres lie in an ellipse about the middle of the picture with these
+    shares of its height and width as axes."""
+    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in (H, W))
+    return np.broadcast_to((2 * y[:, None] / height) ** 2 + (2 * x / width) ** 2 <= 1, (N, H, W))
+
+
+def pixel_spread(ab: Any, where: Any = None) -> np.ndarray:
     """Per image, the standard deviation (1/K) over the K >= 2 colorizations of a pixel's a and of its b, averaged over both
-    and all pixels; (N,), Lab units."""
-    return _ab(ab, least=2).std(1).mean((1, 2, 3))
+    and the pixels of `where`, as in `mean_colour`; (N,), Lab units."""
+    return mean_colour(_ab(ab, least=2).std(1)[:, None], where).mean((1, 2))
 
 
 def pairwise_distance(ab: Any) -> np.ndarray:
@@ -57,6 +66,30 @@ def colourfulness(images: np.ndarray) -> np.ndarray:
     opponents = np.stack([r - g, (r + g) / 2 - b], 1)
     mean, var = opponents.mean((2, 3)), opponents.var((2, 3))
     return np.sqrt(var.sum(1)) + 0.3 * np.sqrt(np.square(mean).sum(1))
+
+
+def hue_distance(colour: Any, other: Any) -> np.ndarray:
+    """Degrees, 0..180, between the hues, directions in the (a, b) plane, of colours (..., 2)."""
+    hues = [np.arctan2(c[..., 1], c[..., 0]) for c in (np.asarray(colour), np.asarray(other))]
+    return np.abs(np.rad2deg(np.angle(np.exp(1j * (hues[0] - hues[1])))))
+
+
+def distinct_hues(colour: Any, least: float = CHROMA, apart: float = APART) -> np.ndarray:
+    """Per image, how many of its K colours (N, K, 2) can be picked with hues pairwise at least `apart` degrees from one
+    another, greys, of a chroma below `least`, left out; (N,) int."""
+    found = []
+    for each in np.asarray(colour):
+        vivid = each[np.hypot(*each.T) >= least]
+        hues = np.sort(np.rad2deg(np.arctan2(vivid[:, 1], vivid[:, 0])) % 360)
+        most = 0
+        for first in hues:  # from each in turn the next far enough, as long as the first is too
+            picked, last = 1, 0.0
+            for turn in np.sort((hues - first) % 360):
+                if turn - last >= apart and 360 - turn >= apart:
+                    picked, last = picked + 1, turn
+            most = max(most, picked)
+        found.append(most)
+    return np.array(found)
 
 
 def nearest_mode(colour: Any, modes: Any) -> np.ndarray:

@@ -12,6 +12,11 @@ AB[0, 0, 0], AB[0, 1, 0] = 1.0, 5.0  # a: 1 and 5 at both pixels; b: 0 and 0
 AB[0, 1, 1, 0, 1] = 4.0  # b of the second colorization at the second pixel
 
 
+def hues(*degrees, chroma=10.0):
+    """Colours of one image, (1, K, 2)."""
+    return chroma * np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], 1)[None]
+
+
 TRUTH = np.array([2.0, 0]).reshape(1, 2, 1, 1) * np.ones((1, 2, 1, 2))
 
 
@@ -19,6 +24,14 @@ TRUTH = np.array([2.0, 0]).reshape(1, 2, 1, 1) * np.ones((1, 2, 1, 2))
     ("found", "value"),
     [
         (colors.pixel_spread(AB), [1.5]),  # deviations: a 2 and 2, b 0 and 2
+        (colors.pixel_spread(AB, [[[True, False]]]), [1.0]),
+        (colors.ellipse(1, 3, 5, 1.0, 1.0).sum((1, 2)), [11]),  # the corners, (2/3)^2 + (4/5)^2 > 1, are left out
+        (colors.ellipse(2, 4, 4, 0.5, 0.5).sum((1, 2)), [4, 4]),
+        (colors.hue_distance([[1.0, 0], [0, 2]], [[0.0, 1], [1, -1]]), [90, 135]),
+        (colors.distinct_hues(hues(0, 29, 58, 350)), [2]),  # 350 and 29, 350 and 58 or 0 and 58
+        (colors.distinct_hues(hues(0, 20, 50, 80, 200)), [4]),  # 20 to 200: not from the first
+        (colors.distinct_hues(hues(345, 10)), [1]),
+        (colors.distinct_hues(hues(0, 90, chroma=7.9)), [0]),
         (colors.pairwise_distance(AB), [3.0]),  # |4| + 0 and |4| + |4|, halved and averaged: (2 + 4) / 2
         (colors.pairwise_distance(np.concatenate([AB, AB[:, :1]], 1)), [2.0]),  # the pairs (0,1), (0,2), (1,2): 3, 0, 3
         (colors.mean_colour(AB), [[[1, 0], [5, 2]]]),

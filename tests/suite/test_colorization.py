@@ -1,5 +1,8 @@
 """Painting held-out images, and rows that say what they must of colours whose answer is known."""
 
+import math
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -35,17 +38,19 @@ def test_every_model_paints_the_same_images_with_the_codes_of_the_seed(tmp_path)
     for label, each in painted.items():
         assert np.array_equal(each.z, models[label].codes(5, 3))
         assert each.ab.shape == (14, 5, 2, 32, 32) and each.pictures.shape == (14, 5, 3, 32, 32)
-        np.testing.assert_allclose(each.colour, each.ab.mean((3, 4)), atol=1e-5)
+        np.testing.assert_allclose(each.colour, each.ab[..., held.body[0]].mean(3), atol=1e-4)
         assert np.array_equal(each.ab, colorization.paint(models[label], held, 5, seed=3).ab)  # dropout too
     theta, phi, mean = colorization.over_sphere(models["L1"], held)
     z = torch.tensor([[np.sin(theta[3]) * np.cos(phi[7]), np.sin(theta[3]) * np.sin(phi[7]), np.cos(theta[3])]]).float()
-    there = conditional.paint(models["L1"], held.images[:8], z).mean((0, 1, 3, 4))
+    there = conditional.paint(models["L1"], held.images[:8], z)[..., held.body[0]].mean((0, 1, 3))
     np.testing.assert_allclose(mean[3, 7], there, atol=1e-4)
     rows = colorization.numbers(models, held, painted, seed=3)
     assert {row["model"] for row in rows} == {colorization.OTHERS, "held-out images", *models}
     gex = conditional.reconstruct(models["AGE"], held.images)
     assert values(rows, "reconstruction of ab, L1") == {"AGE": pytest.approx(np.abs(gex - held.own).mean())}
-    assert not values(rows, "mode recall")
+    assert not values(rows, "mode recall") and values(rows, "cars of 4 hues").keys() == models.keys()
+    notes = {row["model"]: row["note"] for row in rows if row["metric"] == "distinct body hues"}
+    assert notes == {"AGE": "authors' game", "L1": "", "pix2pix": ""}
     nearest = np.abs(painted["L1"].ab - held.own[:, None]).mean((2, 3, 4)).min(1).mean()
     assert values(rows, "best of 5, L1")["L1"] == pytest.approx(nearest)
     clouds = colorization.clouds(held, painted, most=20)
@@ -87,9 +92,15 @@ def test_a_run_without_conditional_age_is_refused_before_it_trains(models):
 
 def test_rows_of_a_model_that_always_paints_the_truth_and_whether_its_codes_mean_colour():
     own, z = RNG.normal(0, 20, (6, 2, 4, 4)), RNG.normal(size=(40, 3))
-    held = colorization.HeldOut(IMAGES[:6], IMAGES[:6, :1], own)
+    body = np.zeros((6, 4, 4), bool)
+    body[:, 1:3, 1:3] = True
+    held = colorization.HeldOut(IMAGES[:6], IMAGES[:6, :1], own, body, ~body, "a square")
     grey, ab = np.full((6, 40, 3, 4, 4), 9, np.uint8), np.repeat(own[:, None], 40, 1)
-    assert [row["value"] for row in colorization.diversity("A", ab)] == pytest.approx([0, 0], abs=1e-12)
+    assert [row["value"] for row in colorization.diversity("A", ab, held)] == pytest.approx([0] * 5, abs=1e-4)
+    bodies = ab + body[:, None, None] * RNG.choice([-3.0, 3.0], (6, 40, 1, 1, 1))
+    bodies[:, :, 0, 0, 0] += np.tile([-1.0, 1.0], 20)  # a of one pixel of 12 outside: 1/24 on average
+    found = metrics(colorization.diversity("A", bodies, held))
+    assert found["ab std per pixel, outside"] == pytest.approx(1 / 24) and found["inside / outside"] > 60
     found = metrics(colorization.quality("A", colorization.Painted(z, ab, grey, 0.25, np.tile(z[:, :2], (6, 1, 1))), held))
     assert found["best of 10, L1"] == found["colourfulness"] == 0 and found["out of gamut"] == 0.25
     assert found["R2 of colour by z"] == pytest.approx(1) and found["p, z unused"] == 0.001
@@ -98,6 +109,47 @@ def test_rows_of_a_model_that_always_paints_the_truth_and_whether_its_codes_mean
     assert found["R2 of colour by z"] < 0.2 and found["p, z unused"] > 0.01
     scale = values(colorization.numbers({}, held, {}), "ab std per pixel")[colorization.OTHERS]
     assert scale == pytest.approx(own.std(0).mean())  # six of six images lend their colours, each once
+
+
+def test_hues_of_bodies_and_how_near_transferred_ones_come():
+    """A model that paints the source's own colour, turned by 10 degrees, on 8 red and 8 blue sources and 4 grey targets."""
+    own = np.zeros((20, 2, 32, 32), np.float32)
+    own[:8, 0], own[8:16, 1] = 20, -20
+    body = np.ones((20, 32, 32), bool)
+    held = colorization.HeldOut(np.arange(20, dtype=np.uint8)[:, None, None, None] + IMAGES[0], None, own, body, body, "all")
+
+    class Turned:
+        def encode(self, batch):
+            return np.array([[math.cos(a), math.sin(a)] for a in np.deg2rad([10] * 8 + [280] * 8)])
+
+    def paint(model, batch, z):
+        return np.tile(20 * z[None, :, :, None, None], (len(batch), 1, 1, 32, 32))
+
+    with mock.patch.object(conditional, "paint", paint):
+        rows = colorization.transfer("A", Turned(), held)
+    found = metrics(rows)
+    assert found["hue distance of transfer"] == pytest.approx(10)
+    assert found["hue distance to other sources"] == pytest.approx((7 * 10 + 4 * 100 + 4 * 80) / 15)
+    assert rows[0]["n"] == 16 and "16 sources of chroma >= 8 on 4 other images; all" in rows[0]["protocol"]
+    colour = np.zeros((2, 20, 2))
+    colour[0, :, 0], colour[1] = 30, 30 * np.stack([np.cos(np.arange(20)), np.sin(np.arange(20))], 1)
+    found = metrics(colorization.hues("A", colour, held))
+    assert found["cars of 4 hues"] == 0.5 and found["distinct body hues"] == pytest.approx((1 + 10) / 2, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({}, "authors' game"),
+        ({"M": 3}, "authors' game, paper's M"),
+        ({"mu": 700.0, "lam": 10.0, "recon_x_in_g": 700.0, "recon_z_in_e": 10.0}, "authors' reconstruction command"),
+        ({"M": 3, "mu": 10.0, "lam": 50.0, "n_g_steps": 2, "kl_fake_weight": 1.0}, "paper's losses, paper's M"),
+        ({"mu": 10.0, "lam": 50.0}, "own balance of losses"),
+        ({"recon_x_in_g": 1.0}, "own balance of losses"),
+    ],
+)
+def test_whose_game_is_said(settings, said):
+    assert conditional.game(conditional.Config(**settings)) == said
 
 
 def test_the_true_mixture_is_recalled_and_its_mean_is_not():
@@ -122,18 +174,19 @@ def test_the_true_mixture_is_recalled_and_its_mean_is_not():
         (0.8, 0.1, "The claim does NOT hold in this run: mode recall of AGE is 0.80"),
         (0.95, 0.97, "The claim does NOT hold in this run"),
         (0.95, None, "The claim holds in this run: mode recall of AGE is 0.95, pix2pix + noise is not beside it."),
-        (None, 1.0, "The claim holds in this run: ab std per pixel of AGE is 2.50, pix2pix + noise has 1.00."),
-        (None, 3.0, "The claim does NOT hold in this run: ab std per pixel of AGE is 2.50"),
+        (None, 0.1, "The claim holds in this run: cars of 4 hues of AGE is 0.60, pix2pix + noise has 0.10."),
+        (None, 0.7, "The claim does NOT hold in this run: cars of 4 hues of AGE is 0.60"),
     ],
 )
 def test_the_verdict_is_that_of_the_numbers(recall, rival, said):
-    def rows(model, spread, recall):
-        found = {colorization.SPREAD: spread, colorization.R2: 0.75}
+    def rows(model, many, recall):
+        found = {colorization.SPREAD: 2.5, colorization.R2: 0.75, colorization.RATIO: 3.21, colorization.MANY: many}
         return make(model, found | ({colorization.RECALL: recall} if recall is not None else {}))
 
-    of = rows("AGE", 2.5, recall) + make(colorization.OTHERS, {colorization.SPREAD: 5.0})
-    of += rows("pix2pix + noise", 1.0 if recall else rival, rival if recall else None) if rival else []
+    of = rows("AGE", 0.6, recall) + make(colorization.OTHERS, {colorization.SPREAD: 5.0})
+    of += rows("pix2pix + noise", rival, rival if recall else None) if rival else []
     text = colorization.verdict(of)
     assert said in text
     assert "AGE: colorizations of an image differ by 2.50 Lab units, 50% of what other images' colours do; its code" in text
-    assert "explains 75% of the mean colour" in text and ("all four true colours" in text) == (recall is not None)
+    assert "explains 75% of the body's colour" in text and "3.2 times as much on the car as off it" in text
+    assert ("all four true colours" in text) == (recall is not None)

@@ -23,9 +23,9 @@ PICTURE, TARGET = RNG.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
 class Painter(torch.nn.Module):
     """A generator whose colour is the code's first two coordinates; keeps the last code that it saw."""
 
-    def __init__(self):
+    def __init__(self, M):
         super().__init__()
-        self.M, self.strength = 3, torch.nn.Parameter(torch.tensor(0.3))
+        self.M, self.strength = M, torch.nn.Parameter(torch.tensor(0.3))
 
     def forward(self, z, L):
         self.seen = z[0].tolist()
@@ -68,15 +68,15 @@ class Browser:
         raise AssertionError("kernel and browser never agree")
 
 
-def show(model=None) -> SimpleNamespace:
-    if model is None:
-        torch.manual_seed(0)
-        nets = {"g": Painter(), "e": conditional.ColorEncoder(32, width=4)}
-        model = agelib.Model("conditional", conditional.Config(), PICTURE.shape, nets)
-    angles, axes, buttons, said, cards = widgets.colorizer(model, PICTURE, TARGET).children
+def show(M=3) -> SimpleNamespace:
+    torch.manual_seed(0)
+    nets = {"g": Painter(M), "e": conditional.ColorEncoder(32, M, width=4)}
+    model = agelib.Model("conditional", conditional.Config(M=M), PICTURE.shape, nets)
+    angles, axes, *more, buttons, said, cards = widgets.colorizer(model, PICTURE, TARGET).children
     views = [card.children[0] for card in cards.children]
-    sliders = [*angles.children, *axes.children]
-    return SimpleNamespace(sliders=sliders, buttons=buttons.children, said=said, views=views, g=model.g)
+    sliders, more = [*angles.children, *axes.children], [*more[0].children] if more else []
+    parts = {"sliders": sliders, "more": more, "buttons": buttons.children, "said": said, "views": views}
+    return SimpleNamespace(**parts, g=model.g, model=model)
 
 
 def shown(view) -> np.ndarray:
@@ -161,7 +161,29 @@ def test_uploads_replace_picture_and_target_and_what_is_no_image_is_named():
     assert "notes.jpg: not a readable image" in parts.said.value and parts.views[3].value == before[3]
 
 
-def test_other_dimensions_have_no_sliders():
-    nets = conditional.build(conditional.Config(M=5, width=4, e_width=4, n_blocks=1), PICTURE.shape)
-    with pytest.raises(ValueError, match="the sliders are for M = 3, the model has M = 5"):
-        show(agelib.Model("conditional", conditional.Config(M=5), PICTURE.shape, nets))
+def test_longer_codes_are_steered_along_a_code_and_two_chosen_coordinates():
+    parts = show(M=5)
+    first, second, other = parts.more
+    code = parts.model.codes(1, 0)[0]
+    assert parts.g.seen == pytest.approx(code.tolist(), abs=1e-6)  # the sliders start at the code that was drawn
+
+    def along(z: torch.Tensor, axis: int) -> torch.Tensor:
+        rest = torch.eye(5)[axis] - z[axis] * z
+        return rest / rest.norm()
+
+    parts.sliders[1].value = 90
+    assert parts.g.seen == pytest.approx(along(code, 0).tolist(), abs=1e-6)
+    first.value = 3
+    assert parts.g.seen == pytest.approx(along(code, 3).tolist(), abs=1e-6)
+    parts.sliders[1].value = 0
+    assert parts.g.seen == pytest.approx(code.tolist(), abs=1e-6)
+    other.click()
+    assert parts.g.seen == pytest.approx(parts.model.codes(1, 1)[0].tolist(), abs=1e-6)
+    second.value = 3  # the same coordinate twice: the code stays on the sphere
+    parts.sliders[0].value, parts.sliders[1].value = 20, 33
+    assert np.linalg.norm(parts.g.seen) == pytest.approx(1, abs=1e-6)
+
+
+def test_codes_of_two_dimensions_have_no_sliders():
+    with pytest.raises(ValueError, match="the sliders are for M of at least 3, the model has M = 2"):
+        show(M=2)
