@@ -19,19 +19,6 @@ def counts(nets):
     return tuple(networks.n_parameters(net) for net in nets.values())
 
 
-@pytest.mark.parametrize(
-    "size, M, g, e",
-    [
-        (32, 64, 3_410_307, 921_408),
-        (32, 128, 3_934_595, 1_183_616),
-        (64, 64, 3_281_792, 3_281_728),
-        (64, 128, 3_806_080, 3_806_080),
-    ],
-)
-def test_parameter_counts_are_the_released_ones(size, M, g, e):
-    assert counts(build(size, M=M)) == (g, e)
-
-
 @pytest.mark.parametrize("size", networks.SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("prior", ["sphere", "gaussian"])
@@ -41,28 +28,29 @@ def test_shapes_and_ranges(size, channels, prior):
     assert x.shape == (6, channels, size, size) and x.dtype == torch.float32 and x.abs().max() <= 1
     e = nets["e"](x)
     assert e.shape == (6, 5) and e.dtype == torch.float32
-    on_sphere = bool((e.norm(dim=1) - 1).abs().max() < 1e-5)
-    assert on_sphere == (prior == "sphere")
+    assert bool((e.norm(dim=1) - 1).abs().max() < 1e-5) == (prior == "sphere")
+    with pytest.raises(ValueError, match=r"codes \(B, 5\), got \(2, 5, 1, 1\)"):
+        nets["g"](torch.randn(2, 5, 1, 1))
+    with pytest.raises(ValueError, match=rf"images \(B, {channels}, {size}, {size}\), got \(2, {channels}, 48, 48\)"):
+        nets["e"](torch.randn(2, channels, 48, 48))
 
 
 def test_quick_layers_equal_the_convolutions_that_they_stand_for():
     torch.manual_seed(0)
-    z = torch.randn(3, 7)
-    layer = networks.FromVector(7, 5)
+    z, x = torch.randn(3, 7), torch.randn(3, 5, 4, 4)
+    layer = networks.FromVector(7, 5, 4, bias=False)
     assert torch.allclose(layer(z), nn.functional.conv_transpose2d(z[:, :, None, None], layer.weight), atol=1e-6)
-    layer = networks.ToVector(5, 7)
-    x = torch.randn(3, 5, 4, 4)
+    layer = networks.ToVector(5, 7, 4)
     assert torch.allclose(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias).flatten(1), atol=1e-6)
 
 
 def test_initialisation():
     nets = build(64, M=64)
-    for net in nets.values():
-        for m in net.modules():
-            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
-                assert m.weight.std().item() == pytest.approx(0.02, rel=0.05)
-            if isinstance(m, nn.BatchNorm2d):
-                assert m.weight.mean().item() == pytest.approx(1, abs=0.01) and m.bias.abs().max() == 0
+    for m in (m for net in nets.values() for m in net.modules()):
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
+            assert m.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        if isinstance(m, nn.BatchNorm2d):
+            assert m.weight.mean().item() == pytest.approx(1, abs=0.01) and m.bias.abs().max() == 0
     last = nets["e"].layers[-1]
     assert 0 < last.bias.abs().max() <= (512 * 16) ** -0.5  # the framework's default, +-1/sqrt(fan_in)
 
@@ -71,10 +59,8 @@ def test_spectral_norm_bounds_the_largest_singular_value():
     e = build(M=8, width=8, spectral_norm=True)["e"]
     for _ in range(30):
         e(torch.randn(4, 3, 32, 32))
-    weights = [m.weight.flatten(1) for m in e.modules() if isinstance(m, nn.Conv2d)]
-    assert len(weights) == 4
-    for w in weights:
-        assert torch.linalg.matrix_norm(w, 2).item() == pytest.approx(1, abs=0.05)
+    largest = [torch.linalg.matrix_norm(m.weight.flatten(1), 2).item() for m in e.modules() if isinstance(m, nn.Conv2d)]
+    assert largest == pytest.approx([1] * 4, abs=0.05)
 
 
 def test_mean_bias_sets_the_level():
@@ -82,20 +68,6 @@ def test_mean_bias_sets_the_level():
     last = build(64, M=4, width=4, mean=lambda n: mean, mean_bias=True)["g"].layers[-1]
     assert torch.tanh(last.bias).tolist() == pytest.approx([-0.5, 0.0, 0.5])
     assert build(64, M=4, width=4, mean=lambda n: mean)["g"].layers[-1].bias is None  # as released
-
-
-def test_wrong_sizes_are_refused_with_what_there_is():
-    with pytest.raises(ValueError, match="48x48.*32x32, 64x64"):
-        build(48, M=4)
-    with pytest.raises(ValueError, match="1 or 3"):
-        build(channels=4, M=4)
-    with pytest.raises(ValueError, match="square images, got 32x64"):
-        age.build(age.Config(), (3, 32, 64))
-    nets = build(M=4, width=4)
-    with pytest.raises(ValueError, match=r"\(B, 4\)"):
-        nets["g"](torch.randn(2, 4, 1, 1))
-    with pytest.raises(ValueError, match="32, 32"):
-        nets["e"](torch.randn(2, 3, 64, 64))
 
 
 def test_a_first_bias_lets_the_encoder_see_contrast():
@@ -129,40 +101,34 @@ def test_a_stochastic_code_is_noisy_in_training_alone():
 @pytest.mark.parametrize("method", ["age", "ali", "vae", "gan"])
 def test_every_method_has_the_decoder_of_the_likelihood_experiment(method):
     module = model.METHODS[method]
-    settings = {"M": 10} if method == "age" else {}
     mean = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
     mean[:, :3] = -1.0  # black, as a digit's margin
+    settings = {"M": 10} if method == "age" else {}
     nets = module.build(module.Config(nets="decoder", **settings), (1, 28, 28), lambda n: mean)
     assert networks.n_parameters(nets["g"]) == 1_149_904
     start = nets["g"].layers[-1].bias.sigmoid().view(1, 28, 28)  # the output where its input is zero: the mean image
     torch.testing.assert_close(start, ((mean + 1) / 2).clamp(0.01, 0.99))
     y = nets["g"](torch.randn(5, 10))
     assert y.shape == (5, 1, 28, 28) and y.abs().max() <= 1
-    if method == "age":
-        assert networks.n_parameters(nets["e"]) == 1_149_130
-    if method == "vae":
-        assert networks.n_parameters(nets["e"]) == 784 * 256 + 256 + 256 * 64 + 64 + 64 * 20 + 20
+    of_e = {"age": 1_149_130, "vae": 784 * 256 + 256 + 256 * 64 + 64 + 64 * 20 + 20}
+    assert method not in of_e or networks.n_parameters(nets["e"]) == of_e[method]
 
 
-def test_the_convolutional_encoder_beside_the_decoder():
-    for shape in ((1, 28, 28), (3, 32, 32)):
-        e = age.build(age.Config(nets="decoder", M=7, encoder="conv"), shape)["e"]
-        torch.testing.assert_close(e(torch.rand(4, *shape)).norm(dim=1), torch.ones(4))
-    with pytest.raises(ValueError, match="multiples of 4, got 32x30"):
-        age.build(age.Config(nets="decoder", encoder="conv"), (3, 32, 30))
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 30, 21)])
+def test_the_convolutional_encoder_beside_the_decoder(shape):
+    e = age.build(age.Config(nets="decoder", M=7, encoder="conv"), shape)["e"]
+    torch.testing.assert_close(e(torch.rand(4, *shape)).norm(dim=1), torch.ones(4))
 
 
 def test_a_gaussian_code_is_drawn_or_its_mean():
-    """mean 2 and sigma 3; a head of log variances says sigma^2 = 3."""
+    """mean 2 and sigma 3; as a log variance it says sigma^2 = 3."""
     net = lambda x: torch.tensor([[2.0, math.log(3.0)]]).expand(len(x), 2)  # noqa: E731
     x = torch.zeros(20_000, 1)
     torch.manual_seed(0)
     codes = networks.GaussianCode(net, sampled=True)(x)
     assert codes.mean().item() == pytest.approx(2, abs=0.08) and codes.std().item() == pytest.approx(3, abs=0.06)
-    plain = networks.GaussianCode(net, sampled=False, head="log_variance")
+    plain = networks.GaussianCode(net, sampled=False, log_variance=True)
     assert set(plain(x).ravel().tolist()) == {2.0} and plain.moments(x)[1][0].item() == pytest.approx(math.log(3) / 2)
-    with pytest.raises(ValueError, match="unknown head 'sigma'; valid: log_sigma, log_variance"):
-        networks.GaussianCode(net, sampled=True, head="sigma")
 
 
 def test_fully_connected_widths_must_end_in_the_image():
@@ -176,8 +142,7 @@ def test_fully_connected_widths_must_end_in_the_image():
 
 @pytest.fixture(scope="module")
 def nets():
-    made = build(M=64)
-    return {"e": model.reestimate(made["e"], np.concatenate([IMAGES] * 4), batch_size=10)}
+    return {"e": model.reestimate(build(M=64)["e"], np.concatenate([IMAGES] * 4), batch_size=10)}
 
 
 @pytest.mark.parametrize(("options", "D"), [({}, 7_232), ({"pool": None}, 28_736), ({"layers": ()}, 64)])

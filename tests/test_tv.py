@@ -24,7 +24,7 @@ def test_torchvision_imports_whatever_the_builds():
     assert done.stdout.strip() == "(3, 8, 8) SVHN", done.stderr
 
 
-@pytest.mark.parametrize(("cuda", "message"), [(None, "something else"), ("13.0", "operator torchvision::nms does not exist")])
+@pytest.mark.parametrize(("cuda", "message"), [(None, "something else"), ("13.0", "operator torchvision::nms")])
 def test_other_failures_pass_through(monkeypatch, cuda, message):
     def fail(name):
         raise RuntimeError(message)
