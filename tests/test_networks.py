@@ -15,10 +15,6 @@ def build(size=32, channels=3, mean=None, **settings):
     return age.build(age.Config(**settings), (channels, size, size), mean)
 
 
-def counts(nets):
-    return tuple(networks.n_parameters(net) for net in nets.values())
-
-
 @pytest.mark.parametrize("size", networks.SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("prior", ["sphere", "gaussian"])
@@ -84,8 +80,8 @@ def test_a_first_bias_lets_the_encoder_see_contrast():
 
 
 def test_an_encoder_of_its_own_width():
-    nets, plain, wide = (build(M=8, **s) for s in ({"width": 4, "e_width": 12}, {"width": 4}, {"width": 12}))
-    assert counts(nets) == (counts(plain)[0], counts(wide)[1]) and counts(wide)[1] > counts(plain)[1]
+    nets = build(M=8, width=4, e_width=12)
+    assert nets["g"].layers[0].out_channels == 8 * 4 and nets["e"].layers[0].out_channels == 12
 
 
 def test_a_stochastic_code_is_noisy_in_training_alone():
@@ -137,42 +133,29 @@ def test_fully_connected_widths_must_end_in_the_image():
     assert networks.MlpGenerator((3, 8, 2), (2,), out="linear")(100 * torch.ones(1, 3)).shape == (1, 2)
 
 
-# ------------------------------------------------------------------------------------------------------- features
+def test_features_by_hand_their_dimensions_and_what_is_refused():
+    e = model.reestimate(build(M=64)["e"], np.concatenate([IMAGES] * 4), batch_size=10)
 
+    def features(**options):
+        return age.features({"e": e}, **options)(IMAGES)
 
-@pytest.fixture(scope="module")
-def nets():
-    return {"e": model.reestimate(build(M=64)["e"], np.concatenate([IMAGES] * 4), batch_size=10)}
-
-
-@pytest.mark.parametrize(("options", "D"), [({}, 7_232), ({"pool": None}, 28_736), ({"layers": ()}, 64)])
-def test_dimensions_of_the_published_networks_features(nets, options, D):
-    assert age.features(nets, **options)(IMAGES).shape == (5, D)
-
-
-def test_features_by_hand(nets):
-    x, layers = images.to_float(IMAGES), nets["e"].layers
+    x, layers = images.to_float(IMAGES), e.layers
     with torch.no_grad():
-        one = torch.nn.functional.leaky_relu(layers[0](x), 0.2)  # (5, 64, 16, 16)
+        one = nn.functional.leaky_relu(layers[0](x), 0.2)  # (5, 64, 16, 16)
         normed = layers[3](layers[2](one))  # (5, 128, 8, 8)
-        code = nets["e"](x)
-    found = age.features(nets)(IMAGES)
+        code = e(x)
+    found = features()
+    assert found.shape == (5, 7_232) and features(pool=None).shape == (5, 28_736) and features(layers=()).shape == (5, 64)
     assert found[:, :1024] == pytest.approx(one.unfold(2, 4, 4).unfold(3, 4, 4).amax((4, 5)).flatten(1).numpy(), abs=1e-5)
     assert found[:, -64:] == pytest.approx(code.numpy(), abs=1e-6)
-    before = age.features(nets, layers=(2,), pool=None, code=False, moment="before")(IMAGES)
+    before = features(layers=(2,), pool=None, code=False, moment="before")
     assert before == pytest.approx(normed.flatten(1).numpy(), abs=1e-5)
-    after = age.features(nets, layers=(2,), pool=None, code=False)(IMAGES)
+    after = features(layers=(2,), pool=None, code=False)
     assert after == pytest.approx(np.where(before > 0, before, 0.2 * before), abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+    for options, message in (
         ({"layers": (4,)}, "layers are from 1 to 3"),
         ({"layers": (), "code": False}, "code must be True"),
         ({"moment": "during"}, "moment is before or after"),
-    ],
-)
-def test_wrong_layers_are_refused(nets, options, message):
-    with pytest.raises(ValueError, match=message):
-        age.features(nets, **options)
+    ):
+        with pytest.raises(ValueError, match=message):
+            features(**options)

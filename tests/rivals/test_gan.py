@@ -7,7 +7,7 @@ from agelib import networks
 from agelib.rivals import gan
 
 
-def test_one_iteration_equals_the_losses_written_out(assert_trained_alike):
+def test_one_iteration_equals_the_losses_written_out():
     torch.manual_seed(2)
     nets = {"g": networks.MlpGenerator((3, 8, 16), (1, 4, 4)), "d": networks.MlpDiscriminator((16, 8, 1))}
     other = copy.deepcopy(nets)
@@ -21,10 +21,10 @@ def test_one_iteration_equals_the_losses_written_out(assert_trained_alike):
     d_loss = -(torch.log(torch.sigmoid(d(x))) + torch.log(1 - torch.sigmoid(d(g(z).detach())))).mean()
     d_loss.backward()
     torch.optim.Adam(d.parameters(), 1e-2, (0.5, 0.999)).step()
-    d.requires_grad_(False)
     g_loss = -torch.log(torch.sigmoid(d(g(z)))).mean()  # d is the new one
     g_loss.backward()
     torch.optim.Adam(g.parameters(), 1e-2, (0.5, 0.999)).step()
     assert logs["d_loss"].item() == pytest.approx(d_loss.item(), rel=1e-5)
     assert logs["g_loss"].item() == pytest.approx(g_loss.item(), rel=1e-5)
-    assert_trained_alike(nets, other)
+    for name, net in nets.items():
+        torch.testing.assert_close(net.state_dict(), other[name].state_dict(), rtol=1e-3, atol=2e-5)

@@ -29,7 +29,7 @@ def test_likelihood_by_hand():
 
 
 @pytest.mark.parametrize("sigma2", [None, 0.1])
-def test_one_update_equals_the_bound_written_out(sigma2, assert_trained_alike):
+def test_one_update_equals_the_bound_written_out(sigma2):
     nets = build(M=4)
     other = copy.deepcopy(nets)
     x = torch.rand(6, 3, 32, 32) * 2 - 1
@@ -52,7 +52,10 @@ def test_one_update_equals_the_bound_written_out(sigma2, assert_trained_alike):
     assert {name: value.item() for name, value in logs.items()} == pytest.approx(
         {name: value.item() for name, value in found.items()}, rel=1e-4
     )
-    assert_trained_alike(nets, other)
+    for name, net in nets.items():
+        for p, expected in zip(net.parameters(), other[name].parameters(), strict=True):
+            clear = expected.grad.abs() > 1e-4 * expected.grad.abs().max() + 1e-7  # else Adam's first step has any sign
+            torch.testing.assert_close(p[clear], expected[clear], rtol=1e-3, atol=1e-5)
 
 
 def test_reconstructions_take_the_mean_and_the_head_gives_log_variances():
