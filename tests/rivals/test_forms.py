@@ -18,10 +18,8 @@ def build(method, size=32, channels=3, **settings):
 @pytest.mark.parametrize(
     ("method", "size", "settings", "counts"),
     [  # of the released code: AGE's, ALI's, the DCGAN authors' SVHN script, PyTorch's DCGAN example
-        ("age", 32, {"M": 64}, {"g": 3_410_307, "e": 921_408}),
         ("age", 32, {"M": 128}, {"g": 3_934_595, "e": 1_183_616}),
         ("age", 64, {"M": 64}, {"g": 3_281_792, "e": 3_281_728}),
-        ("age", 64, {"M": 128}, {"g": 3_806_080, "e": 3_806_080}),
         ("ali", 32, {"nets": "svhn"}, {"g": 1_767_584, "e": 3_315_488, "d": 5_283_073}),
         ("ali", 32, {"nets": "cifar10"}, {"g": 981_152, "e": 3_118_496, "d": 2_610_049}),
         ("ali", 64, {"nets": "celeba"}, {"g": 11_811_392, "e": 6_794_880, "d": 15_189_057}),
