@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from agelib import images, sphere
 
 SIZES = (32, 64)
-MOMENTS = ("before", "after")
 Mean = Callable[[int], Tensor]  # n -> the mean of the first n training images, (C, H, W) in [-1, 1]
 
 
@@ -228,10 +227,7 @@ def draw(mean: Tensor, log_sigma: Tensor) -> Tensor:
 
 
 class MlpDiscriminator(nn.Module):
-    """d: images or points (B, ...), flattened, joined with their codes (B, M) if they have any -> logits (B,).
-
-    LeakyReLU between the layers; dropout: on every input.
-    """
+    """d: images or points (B, ...), flattened, joined with their codes (B, M) if there are any -> logits (B,); LeakyReLU."""
 
     def __init__(self, dims: tuple[int, ...], leak: float = 0.2, dropout: float | None = None):
         super().__init__()
@@ -248,10 +244,8 @@ def with_maps(z: Tensor, L: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Released initialisation: conv weights N(0, 0.02), BatchNorm weights N(1, 0.02), BatchNorm biases 0.
-
-    Biases of convolutions keep the framework's default, uniform in +-1/sqrt(fan_in).
-    """
+    """Released initialisation: weights of convolutions N(0, 0.02), of BatchNorm N(1, 0.02). Biases keep the framework's:
+    uniform in +-1/sqrt(fan_in), and 0."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(m.weight, 0.0, 0.02)
@@ -304,8 +298,8 @@ def n_parameters(net: nn.Module) -> int:
 
 def hidden_layers(net: nn.Module, moment: str = "after") -> list[int]:
     """Positions in net.layers whose outputs are the hidden layers' values before or after the nonlinearity (LeakyReLU)."""
-    if moment not in MOMENTS:
-        raise ValueError(f"moment is {' or '.join(MOMENTS)} the nonlinearity, got {moment!r}")
+    if moment not in ("before", "after"):
+        raise ValueError(f"moment is before or after the nonlinearity, got {moment!r}")
     found = [i for i, layer in enumerate(net.layers) if isinstance(layer, nn.LeakyReLU)]
     return found if moment == "after" else [i - 1 for i in found]
 

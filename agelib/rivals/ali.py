@@ -132,15 +132,12 @@ class Maxout(nn.Module):
         return x.unflatten(1, (-1, 2)).amax(2)
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, momentum=0.05)
-
-
 def _hidden(conv: type[nn.Module], c_in: int, layers: tuple[tuple[int, int, int], ...], leak: float) -> list[nn.Module]:
     """`conv`, BatchNorm and LeakyReLU for each (kernel, stride, channels)."""
     made: list[nn.Module] = []
     for kernel, stride, c_out in layers:
-        made += [conv(c_in, c_out, kernel, stride, bias=False), _norm(c_out), nn.LeakyReLU(leak, inplace=True)]
+        made += [conv(c_in, c_out, kernel, stride, bias=False), nn.BatchNorm2d(c_out, momentum=0.05)]
+        made.append(nn.LeakyReLU(leak, inplace=True))
         c_in = c_out
     return made
 
@@ -159,10 +156,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def set_mean(self, mean: Tensor) -> None:
-        """Set the last bias so that the output is `mean` (C, H, W), in (-1, 1), where the layer's input is zero.
-
-        ALI takes the mean of 500 training images.
-        """
+        """Set the last bias so that the output is `mean` (C, H, W), in (-1, 1), where the layer's input is zero."""
         self.layers[-1].bias.copy_(torch.logit((mean + 1) / 2, eps=1e-3))
 
 
@@ -213,7 +207,7 @@ class Discriminator(nn.Module):
             if spec.maxout:
                 layers.append(drop(0.5 * (i == 2)))
             elif i:
-                layers.append(_norm(c_out))
+                layers.append(nn.BatchNorm2d(c_out, momentum=0.05))
             layers.append(act())
             c_in = c_out // pieces
         self.x_layers = nn.Sequential(*layers, nn.Flatten())

@@ -79,18 +79,17 @@ class Discriminator(nn.Module):
 
 
 def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:
-    """{"g", "d"} for images of `shape` (C, H, W); convolutions N(0, 0.02), BatchNorm weights N(1, 0.02).
+    """{"g", "d"} for images of `shape` (C, H, W). Raises ValueError for a shape that there are no networks for.
 
     The fully connected ones: the decoder of Wu et al. (2017), and its widths turned round for d; mean: of the data, where
-    that decoder starts. Raises ValueError for a shape that there are no networks for.
+    that decoder starts.
     """
-    C, D = shape[0], math.prod(shape)
     if cfg.nets == "decoder":
         g = networks.published_decoder(shape, cfg.M or 10)
-        nets = {"g": g, "d": networks.MlpDiscriminator((D, 1024, 256, 256, 64, 1))}
+        d = networks.MlpDiscriminator((math.prod(shape), 1024, 256, 256, 64, 1))
         networks.start_decoder(g, mean and mean(5000))
-        return nets
-    size, M = networks.square(shape), cfg.M or 100
+        return {"g": g, "d": d}
+    size, M, C = networks.square(shape), cfg.M or 100, shape[0]
     g = Generator32(M, C, cfg.width) if size == 32 else networks.Generator(size, M, C, cfg.width)
     nets = {"g": g, "d": Discriminator(size, C, cfg.width)}
     for net in nets.values():
