@@ -33,7 +33,6 @@ from agelib.training import hardware
 from agelib.training.step import Averages, Step, check_config, stabiliser
 
 LABEL = "ALI"
-INITS = ("released", "he")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Config:
     ema: float = stabiliser(0.0, "averaged networks {:g}")  # share of averages of g and e that a step keeps
 
     def __post_init__(self):
-        choices = {"nets": ("released", *SPECS, "decoder"), "init": INITS, "precision": hardware.PRECISIONS}
+        choices = {"nets": ("released", *SPECS, "decoder"), "init": ("released", "he"), "precision": hardware.PRECISIONS}
         above, least = {"lr": 0, "width": 0, "d_lr": 0}, {"M": 1, "noise": 0}
         check_config(self, above=above, least=least, shares=("beta1", "beta2", "dropout", "ema"), choices=choices)
 
@@ -102,12 +101,11 @@ SPECS = {
     "celeba": Spec(64, 256, _CELEBA, _CELEBA_G, _CELEBA, (1024, 1024), (2048, 2048), leak=0.02),
     "tiny_imagenet": Spec(64, 256, _TINY_E, _TINY_G, _TINY, (2048, 2048), (4096, 4096), z_bias=True),
 }
-SIZES = {32: "svhn", 64: "celeba"}  # the networks for a data set that ALI did not use, by image size
 
 
 def spec_for(nets: str, size: int) -> Spec:
     """The networks named `nets`, "released": those of SVHN at 32 px and of CelebA at 64 px. ValueError for another size."""
-    name = SIZES.get(size) if nets == "released" else nets
+    name = {32: "svhn", 64: "celeba"}.get(size) if nets == "released" else nets
     if name is None or SPECS[name].size != size:
         known = ", ".join(f"{name} ({spec.size} px)" for name, spec in SPECS.items())
         raise ValueError(f"ALI has no networks {nets!r} for {size} px; it has: {known}")
