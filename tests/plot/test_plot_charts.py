@@ -7,7 +7,7 @@ from agelib.plot import charts, images
 
 RNG = np.random.default_rng(0)
 KEYS = ("stage", "step", "seconds", "kl_real", "kl_fake", "l_x", "l_z")
-ROWS = ("train", 50, 1.0, 5.0, 6.0, 0.5, 0.9), ("train", 100, 2.0, 4.5, 5.0, 0.4, 0.8), ("tune", 150, 3.0, 4.4, 4.75, 0.3, 0.7)
+ROWS = ("train", 50, 1, 5.0, 6.0, 0.5, 0.9), ("train", 100, 2, 4.5, 5.0, 0.4, 0.8), ("tune", 150, 3, 4.4, 4.75, 0.3, 0.7)
 HISTORY = [dict(zip(KEYS, row, strict=True)) for row in ROWS]
 
 
