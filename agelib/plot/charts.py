@@ -39,8 +39,7 @@ def learning_curves(
 
     history: rows as fit logs them: step and any columns of _PANELS; kl_fake - kl_real is added. A dotted line where the
     column `stage` changes has the new stage's name. floors, ceilings: column -> (value, name): dashed lines in that column's
-    panel, equal ones once. Values that are not finite leave a gap, and the panel says at which step the first one was.
-    Raises ValueError when nothing can be drawn.
+    panel, equal ones once. Raises ValueError when nothing can be drawn.
     """
     stage = [row.get("stage") for row in history]
     names = dict.fromkeys(name for row in history for name in row if name != "stage")
@@ -56,10 +55,7 @@ def learning_curves(
     fig, axes = panels(chosen, title="Learning curves", ncols=2, width=520, height=285, xlabel="step")
     for ax, lines in zip(axes, chosen.values(), strict=True):
         for name, colour in series(lines).items():
-            finite = np.isfinite(lines[name])
-            _line(ax, step, np.where(finite, lines[name], np.nan), colour, _NAMES.get(name, name), "o")
-            if len(lost := step[finite.argmax() :][~finite[finite.argmax() :]]):  # a column may begin later than the others
-                ax.axvline(lost[0], color=colour, lw=1.2, ls=":", label=f"not finite at step {lost[0]:g}")
+            _line(ax, step, lines[name], colour, _NAMES.get(name, name), "o")
         bounds = dict(given[name] for given in (floors or {}, ceilings or {}) for name in lines if name in given)
         for value, label in bounds.items():
             ax.axhline(value, **_DASHED, label=f"{label} {value:.4g}")
