@@ -177,24 +177,6 @@ def test_a_folder_gives_its_estimate_again_and_another_is_refused(tmp_path):
         ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x": torch.full((2, D), 1.5)}, r"in \[0, 1\]"),
-        ({"x": torch.full((2, D), math.nan)}, "from nan to nan"),
-        ({"x": torch.zeros(2, D, dtype=torch.uint8)}, "float images"),
-        ({"variance": math.nan}, "variance must be > 0"),
-        ({"variance": math.inf}, "variance must be > 0 and finite"),
-        ({"decode": lambda z: torch.zeros(len(z), D + 1)}, f"finite values, {D} a code as the images have"),
-        ({"decode": lambda z: torch.full((len(z), D), math.nan)}, "must give finite"),
-    ],
-)
-def test_bad_input_stops_before_any_chain(change, message, monkeypatch):
-    monkeypatch.setattr(ais, "Chains", None)
-    with pytest.raises(ValueError, match=message):
-        ais.forward(**{"decode": linear, "x": images(2), "M": M, "variance": VARIANCE, "cfg": CFG} | change)
-
-
 @pytest.mark.filterwarnings("ignore:AIS. HMC accepts only")
 def test_an_estimate_that_a_single_chain_carries_is_doubted():
     with pytest.warns(UserWarning, match="a single chain carries the weight"):
@@ -230,22 +212,30 @@ def test_iwae_of_the_exact_posterior_is_exact_with_one_sample_and_of_another_a_l
     assert few.mean() < truth.mean() - 0.3 and many.mean() == pytest.approx(truth.mean(), abs=0.1)
 
 
-TWO = torch.zeros(1, 2), torch.zeros(1, 2)
+TWO, ONE, X = torch.zeros(1, 2), torch.zeros(1, 1), images(2)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: density.kde(torch.zeros(2, 1), torch.zeros(1, 1), 0.0), r"0 < std < inf; got \[2, 1\], \[1, 1\], 0.0"),
-        (lambda: density.kde(torch.zeros(2, 1), torch.zeros(1, 2), 1.0), "need samples"),
-        (lambda: density.choose_std(torch.full((2, 1), math.inf), torch.zeros(1, 1)), "not finite"),
-        (lambda: density.iwae(None, *TWO, torch.zeros(1, 3), 0.0, 1), "need variance > 0 .* got 0.0"),
-        (lambda: density.iwae(None, *TWO, torch.zeros(1, 3), 1.0, 0), "n_samples >= 1, got 1.0 and 0"),
+        (lambda: ais.forward(linear, X + 1, M, VARIANCE, CFG), r"in \[0, 1\]"),
+        (lambda: ais.forward(linear, X * math.nan, M, VARIANCE, CFG), "from nan to nan"),
+        (lambda: ais.forward(linear, X.byte(), M, VARIANCE, CFG), "float images"),
+        (lambda: ais.forward(linear, X, M, math.nan, CFG), "variance must be > 0"),
+        (lambda: ais.forward(linear, X, M, math.inf, CFG), "variance must be > 0 and finite"),
+        (lambda: ais.forward(lambda z: linear(z)[:, 1:], X, M, VARIANCE, CFG), f"finite values, {D} a code as the images"),
+        (lambda: ais.forward(lambda z: linear(z) / 0, X, M, VARIANCE, CFG), "must give finite"),
+        (lambda: density.kde(torch.zeros(2, 1), ONE, 0.0), r"0 < std < inf; got \[2, 1\], \[1, 1\], 0.0"),
+        (lambda: density.kde(torch.zeros(2, 1), TWO, 1.0), "need samples"),
+        (lambda: density.choose_std(torch.full((2, 1), math.inf), ONE), "not finite"),
+        (lambda: density.iwae(None, TWO, TWO, torch.zeros(1, 3), 0.0, 1), "need variance > 0 .* got 0.0"),
+        (lambda: density.iwae(None, TWO, TWO, torch.zeros(1, 3), 1.0, 0), "n_samples >= 1, got 1.0 and 0"),
         (lambda: replace(CFG, n_chains=0), "n_chains must be at least 1, is 0"),
         (lambda: replace(CFG, first_step=0.9), "around first_step 0.9"),
         (lambda: replace(CFG, precision="half"), "unknown precision 'half'"),
     ],
 )
-def test_bad_values_are_refused(call, message):
+def test_bad_values_are_refused_before_any_chain(call, message, monkeypatch):
+    monkeypatch.setattr(ais, "Chains", None)
     with pytest.raises(ValueError, match=message):
         call()

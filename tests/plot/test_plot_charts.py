@@ -50,17 +50,14 @@ def test_a_column_may_begin_late_and_a_late_explosion_stays_in_view_but_not_the_
     assert low < 1 and 50 < high < 100
 
 
-@pytest.mark.parametrize(
-    ("row", "panels"),
-    [
-        ({"d_loss": 1.0, "g_loss": 2.0, "p_real": 0.5}, {"Adversarial losses, nats": ["discriminator", "generator"]}),
-        ({"neg_elbo": 5.0, "nll": 1.0, "kl": 2.0}, {"Bound of the likelihood": ["negative ELBO, nats an image"]}),
-        ({"l_1": 1.0, "loss": 2.0}, {"Further losses": ["l_1", "loss"]}),
-    ],
-)
-def test_curves_of_the_rivals(row, panels):
+def test_curves_of_the_rivals():
+    row = dict.fromkeys(("d_loss", "g_loss", "p_real", "neg_elbo", "nll", "kl", "l_1", "loss"), 1.0)
     figure = charts.learning_curves([{"step": i} | row for i in range(3)])
-    assert dict(zip(headings(figure), map(legend, figure.axes), strict=True)) == panels
+    assert dict(zip(headings(figure), map(legend, figure.axes), strict=True)) == {
+        "Adversarial losses, nats": ["discriminator", "generator"],
+        "Bound of the likelihood": ["negative ELBO, nats an image"],
+        "Further losses": ["l_1", "loss"],
+    }
 
 
 def test_lines_have_names_scales_and_spreads():
@@ -168,17 +165,7 @@ def test_what_cannot_be_drawn_is_refused(draw, message):
         draw()
 
 
-SIGN = "costs $5, \\bad{$"  # matplotlib refuses it as mathematics
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
-        lambda: images.figure3(np.zeros((1, 1, 8, 8)), {SIGN: np.zeros((1, 1, 8, 8))}),
-        lambda: charts.curves({SIGN: {SIGN: ((1, 2), (1, 2))}}, xlabel=SIGN),
-        lambda: charts.study({SIGN: {SIGN: (1, 0)}}, ylabel=SIGN, title=SIGN, base=(1, SIGN)),
-        lambda: charts.points([ROW | {"experiment": SIGN, "model": SIGN, "dataset": SIGN, "metric": SIGN}]),
-    ],
-)
-def test_a_dollar_sign_is_a_plain_sign(figure):
-    figure().draw_without_rendering()
+def test_a_dollar_sign_is_a_plain_sign():
+    sign = "costs $5, \\bad{$"  # matplotlib refuses it as mathematics
+    charts.curves({sign: {sign: ((1, 2), (1, 2))}}, xlabel=sign, title=sign).draw_without_rendering()
+    images.figure3(np.zeros((1, 1, 8, 8)), {sign: np.zeros((1, 1, 8, 8))}).draw_without_rendering()
