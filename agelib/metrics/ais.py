@@ -120,10 +120,9 @@ def forward(
 ) -> Estimate:  # fmt: skip
     """Estimate log p(x) for x (N, D) or (N, ...) in [0, 1]; the expectation of the result is a lower bound.
 
-    folder: keeps checkpoints, from which a killed estimate goes on with the same result bit for bit (same number of
-    threads); a folder of another estimate (settings, images or decoder) is refused, and Busy raised for one that another
-    process works in. Raises ValueError before any chain starts for values outside [0, 1] or not finite, a variance that is
-    not above 0 and finite, and a decoder of other size or with values that are not finite. Warns of `Estimate.doubts`.
+    folder: keeps checkpoints, from which a killed estimate goes on bit for bit (same number of threads). Raises ValueError
+    for a folder of another estimate, and before any chain starts for values outside [0, 1], a variance that is none, and a
+    decoder of other size or with values that are not finite; Busy where another process works. Warns of `Estimate.doubts`.
     """
     if x.ndim < 2 or not len(x) or not x.is_floating_point() or not (x.min() >= 0 and x.max() <= 1):  # NaN too
         values = f" with values from {x.min():.3g} to {x.max():.3g}" if len(x) else ""
@@ -235,7 +234,8 @@ class Chains:
         self.generator = torch.Generator(x.device).manual_seed(own_seed)
         C, N = cfg.n_chains, len(x)
         self.t = 0  # distributions passed
-        self.z = self.normal(C, N, M) if z is None else z.float().expand(C, N, M).clone()
+        self.random = {"generator": self.generator, "device": x.device}
+        self.z = torch.randn(C, N, M, **self.random) if z is None else z.float().expand(C, N, M).clone()
         self.step = torch.full((N if cfg.step_per_image else 1,), cfg.first_step, dtype=torch.float64, device=x.device)
         self.running = torch.full_like(self.step, cfg.acceptance)
         self.accepted = torch.zeros(N, dtype=torch.float64, device=x.device)
@@ -247,9 +247,6 @@ class Chains:
     @property
     def finished(self) -> bool:
         return self.t == len(self.beta) - 1
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator, device=self.x.device)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log N(x; decode(z), variance I), no constant, of z (C, N, M); (C, N)."""
@@ -284,7 +281,7 @@ class Chains:
             return  # a move under the prior would change nothing that is used
         eps = self.step.float().view(1, -1, 1)  # (1, N or 1, 1)
         z, force = self.z, self.force
-        v = self.normal(*z.shape)
+        v = torch.randn(z.shape, **self.random)
         before = self.log_joint(z, v, self.log_lik)
         v = v + 0.5 * eps * (beta * force - z)
         for i in range(self.cfg.n_leapfrog):
@@ -293,8 +290,7 @@ class Chains:
             v = v + (eps if i < self.cfg.n_leapfrog - 1 else 0.5 * eps) * (beta * force - z)
         log_lik = self.counted(z, log_lik)
         odds = (self.log_joint(z, v, log_lik) - before).nan_to_num(nan=-math.inf)  # a trajectory that blew up is refused
-        u = torch.rand(odds.shape, generator=self.generator, device=odds.device)
-        taken = u.log() < odds  # (C, N)
+        taken = torch.rand(odds.shape, **self.random).log() < odds  # (C, N)
         self.z = torch.where(taken[..., None], z, self.z)
         self.force = torch.where(taken[..., None], force, self.force)
         self.log_lik = torch.where(taken, log_lik, self.log_lik)

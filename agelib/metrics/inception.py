@@ -60,16 +60,15 @@ def read(net: Any, images: np.ndarray, *, batch_size: int = 50, label: str = "In
 
     The network enlarges them to 299 x 299 as TensorFlow 1 does; about a quarter of a second an image on one AVX512 core.
     """
-    device = next(net.parameters()).device
-    probs, features, line, started = [], [], Progress(), time.monotonic()
+    device, found, line, started = next(net.parameters()).device, [], Progress(), time.monotonic()
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
         pooled, logits = net(batch.expand(-1, 3, -1, -1))
-        probs.append(logits.double().softmax(1).float().cpu())
-        features.append(pooled.cpu())
+        found.append((logits.double().softmax(1).float().cpu(), pooled.cpu()))
         line.show(f"{label}: {start + len(batch):,} of {len(images):,} images, {time.monotonic() - started:.0f} s")
     line.done(f"{label}: {len(images):,} images, {time.monotonic() - started:.0f} s")
-    return torch.cat(probs).numpy(), torch.cat(features).numpy()
+    probs, features = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return probs, features
 
 
 def inception_score(probs: Any, splits: int = 10) -> tuple[float, float]:

@@ -41,16 +41,15 @@ def learning_curves(
     column `stage` changes has the new stage's name. floors, ceilings: column -> (value, name): dashed lines in that column's
     panel, equal ones once. Raises ValueError when nothing can be drawn.
     """
-    stage = [row.get("stage") for row in history]
     names = dict.fromkeys(name for row in history for name in row if name != "stage")
     columns = {name: np.array([row.get(name, np.nan) for row in history], dtype=float) for name in names}
     if {"kl_real", "kl_fake"} <= columns.keys():
         columns["kl_fake - kl_real"] = columns["kl_fake"] - columns["kl_real"]
-    found = {heading: {n: columns[n] for n in columns if re.fullmatch(names, n)} for heading, names in _PANELS.items()}
+    found = {heading: {n: v for n, v in columns.items() if re.fullmatch(own, n)} for heading, own in _PANELS.items()}
     chosen = {heading: lines for heading, lines in found.items() if lines}
     if "step" not in columns or not chosen:
         raise ValueError(f"nothing to draw: need a step and losses, got {len(history)} rows of {sorted(columns)}")
-    step = columns["step"]
+    step, stage = columns["step"], [row.get("stage") for row in history]
     changes = [(step[i - 1], stage[i]) for i in range(1, len(stage)) if stage[i] != stage[i - 1]]
     fig, axes = panels(chosen, title="Learning curves", ncols=2, width=520, height=285, xlabel="step")
     for ax, lines in zip(axes, chosen.values(), strict=True):
@@ -171,7 +170,7 @@ def surfaces(
     scale = {"vmin": min(0.0, *map(np.nanmin, maps.values())), "vmax": limit or max(map(np.nanmax, maps.values()))}
     fig, axes = panels(maps, width=440, height=330, xlabel=xlabel, ylabel=ylabel, grid=None)
     for ax, v in zip(axes, maps.values(), strict=True):
-        _map(ax, v, origin="lower", aspect="auto", extent=extent, cmap="viridis", **scale)
+        fig.colorbar(ax.imshow(v, origin="lower", aspect="auto", extent=extent, cmap="viridis", **scale), ax=ax)
         ax.plot(*np.reshape(marks, (-1, 2)).T, "o", ms=9, mfc="none", mec="white", mew=1.8)
     return fig
 
@@ -186,8 +185,8 @@ def sphere_map(theta: Any, phi: Any, colour: np.ndarray, rgb: np.ndarray) -> Fig
     limit = max(1.0, np.abs(colour).max())
     look = {"extent": (0, 360, 180, 0), "aspect": "auto", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     axes[0].imshow(rgb, **look)
-    for i in (0, 1):
-        _map(axes[1 + i], colour[..., i], **look)
+    for ax, mean in zip(axes[1:], np.moveaxis(colour, 2, 0), strict=True):
+        fig.colorbar(ax.imshow(mean, **look), ax=ax)
     return fig
 
 
@@ -215,10 +214,6 @@ def _line(ax: Axes, x: Any, y: Any, colour: str, label: str, marker: str, std: A
     ax.plot(x, y, color=colour, marker=marker if few else "", ms=4.5, lw=1.6, label=label)
     if std is not None:
         ax.errorbar(x, y, yerr=std, fmt="none", ecolor=colour, capsize=3, lw=1.4)
-
-
-def _map(ax: Axes, values: Any, **look: Any) -> None:
-    ax.figure.colorbar(ax.imshow(values, **look), ax=ax).ax.tick_params(labelsize=NOTE)
 
 
 class _Plain(LogFormatter):
