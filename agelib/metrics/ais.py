@@ -136,15 +136,14 @@ def select_variance(
     """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`.
     ValueError before any chain for variances that are none, and after all where no estimate is finite."""
     check_variances(variances)
-    found, means = {}, {}
+    found = {}
     for v in variances:
         place = folder and Path(folder) / f"variance-{v:g}"
         found[v] = forward(decode, x, M, v, cfg, folder=place, label=f"variance {v:g}")
-        means[v] = found[v].mean if math.isfinite(found[v].mean) else -math.inf
-    best = max(means, key=means.__getitem__)
-    if means[best] == -math.inf:
+    finite = [v for v in variances if math.isfinite(found[v].mean)]
+    if not finite:
         raise ValueError(f"no finite estimate under any of the variances {', '.join(f'{v:g}' for v in variances)}")
-    return best, found
+    return max(finite, key=lambda v: found[v].mean), found
 
 
 def check_variances(variances: Sequence[float]) -> None:

@@ -40,7 +40,7 @@ def kde(samples: Tensor, x: Tensor, std: float, block: int = 10_000) -> Tensor:
 def choose_std(samples: Tensor, x: Tensor, stds: Sequence[float] = KDE_STDS) -> tuple[float, list[float]]:
     """The std with the highest mean `kde` on validation images x, and the means for all of `stds`."""
     means = [kde(samples, x, std).mean().item() for std in stds]
-    return stds[max(range(len(stds)), key=means.__getitem__)], means
+    return stds[means.index(max(means))], means
 
 
 @torch.no_grad()

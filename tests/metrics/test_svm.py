@@ -28,10 +28,6 @@ def images(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.uint8), y
 
 
-def flat(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1).astype(np.float32) / 255
-
-
 CFG = SvmConfig(per_class=5, n_valid=40, n_draws=6, Cs=(0.001, 0.1, 10.0), chunk=16)
 ANY = svm.Linear(np.ones((2, K), np.float32), np.ones(K, np.float32))
 
@@ -49,14 +45,6 @@ def test_the_row_space_gives_linearsvcs_decisions(twins):
         scores = fresh @ ours.coef + ours.intercept
         assert scores == pytest.approx(plain.decision_function(fresh.astype(np.float64)), abs=2e-4)
         assert (scores.argmax(1) == plain.predict(fresh)).all()
-
-
-def test_reduced_rows_keep_inner_products_and_lifted_weights_their_scores_and_length():
-    X = np.array([[3.0, 0, 0, 4, 0], [0, 0, 2, 0, 0]])  # lengths 5 and 2, at right angles
-    A, lift = svm.reduce_rows(X)
-    assert A @ A.T == pytest.approx(np.diag([25.0, 4.0]))
-    w = np.array([[1.0], [2.0]])
-    assert X @ lift(w) == pytest.approx(A @ w) and np.linalg.norm(lift(w)) == pytest.approx(np.linalg.norm(w))
 
 
 def test_many_dimensions_cost_a_quarter_or_less():
@@ -83,15 +71,15 @@ def test_labelled_sets_are_balanced_different_and_draw_by_draw():
 def test_the_whole_protocol_by_hand_and_no_choice_sees_a_test_label():
     x, y = images(160)
     test_x, test_y = images(80, seed=1)
-    found = svm.evaluate(flat, x, y, test_x, test_y, CFG)
+    found = svm.evaluate(svm.pixels, x, y, test_x, test_y, CFG)
     assert found.dims == 16 and found.predictions.shape == (6, 80) and found.sets.max() < 120  # outside validation
     assert CFG.Cs[int(np.argmin(found.valid_errors))] == found.C
     for drawn, predicted, error in zip(found.sets, found.predictions, found.errors, strict=True):
-        plain = LinearSVC(C=found.C, dual=True, random_state=0).fit(flat(x[drawn]).astype(np.float64), y[drawn])
-        assert (plain.predict(flat(test_x)) == predicted).mean() > 0.98  # to the tolerance of the solver
+        plain = LinearSVC(C=found.C, dual=True, random_state=0).fit(svm.pixels(x[drawn]).astype(np.float64), y[drawn])
+        assert (plain.predict(svm.pixels(test_x)) == predicted).mean() > 0.98  # to the tolerance of the solver
         assert error == (predicted != test_y).mean()
     assert found.errors.mean() < 0.4  # chance: 0.75
-    wrong = svm.evaluate(flat, x, y, test_x, (test_y + 1) % K, replace(CFG, chunk=7, n_jobs=2))
+    wrong = svm.evaluate(svm.pixels, x, y, test_x, (test_y + 1) % K, replace(CFG, chunk=7, n_jobs=2))
     assert wrong.C == found.C and (wrong.valid_errors == found.valid_errors).all()
     assert (wrong.predictions == found.predictions).all(), "nor do chunks and threads matter"
     assert (wrong.errors != found.errors).all()
@@ -112,26 +100,25 @@ def test_patience_leaves_out_only_what_no_longer_helps(apart, held, monkeypatch)
     assert errors[~np.isnan(errors)] == pytest.approx(errors_all[~np.isnan(errors)])
 
 
-def test_pixels_and_their_principal_components_and_the_published_grid():
+def test_pixels_their_principal_components_and_the_published_grid():
     """Images a + b, one per unit direction: two components explain all, and distances survive."""
     x = np.full((6, 1, 2, 2), 100, np.uint8)
     x[:3, 0, 0, 0], x[::2, 0, 1, 1] = 160, 220
-    assert svm.pixels(x)[0].tolist() == pytest.approx([160 / 127.5 - 1, 100 / 127.5 - 1, 100 / 127.5 - 1, 220 / 127.5 - 1])
+    assert svm.pixels(x)[0] == pytest.approx(np.array([160, 100, 100, 220]) / 127.5 - 1)
     p = svm.principal(x, 2)(x)
-    assert p.shape == (6, 2) and p.mean(0) == pytest.approx([0, 0], abs=1e-6)
-    assert np.linalg.norm(p[0] - p[3]) == pytest.approx(np.hypot(60, 120) / 127.5, rel=1e-5)
+    assert p.shape == (6, 2) and np.linalg.norm(p[0] - p[3]) == pytest.approx(np.hypot(60, 120) / 127.5, rel=1e-5)
     assert len(SvmConfig().Cs) == 50 and [SvmConfig().Cs[i] for i in (0, -1)] == pytest.approx(np.exp([-20, 20]))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: svm.evaluate(flat, *images(40), *images(8), CFG), "n_valid must be below the 40 training images, is 40"),
+        (lambda: svm.evaluate(svm.pixels, *images(40), *images(8), CFG), "n_valid must be below the 40 training images, is 40"),
         (lambda: SvmConfig(Cs=(1.0, np.nan)), "Cs must hold numbers that are finite and above 0"),
         (lambda: svm.labelled_sets(np.array([0, 0, 1, 2]), 2, 1), "different sets of 2 .* classes have 2, 1, 1 images"),
         (lambda: svm.train_svms(np.full((4, 2), np.nan), np.arange(4), (1.0,)), "need finite features"),
         (lambda: svm.train_svms(np.zeros((4, 2)), np.arange(4) % 2, (1.0,)), "at least 3 classes"),
-        (lambda: svm.evaluate(flat, images(80)[0], images(80)[1] - 1, *images(8), CFG), "whole labels .* from -1"),
+        (lambda: svm.evaluate(svm.pixels, images(80)[0], images(80)[1] - 1, *images(8), CFG), "whole labels .* from -1"),
         (lambda: svm.predict(lambda x: np.full((len(x), 2), np.nan), images(8)[0], [ANY]), "not finite"),
         (lambda: svm.principal(images(5)[0], 6), "n_components=6 must be between"),
     ],
