@@ -113,7 +113,7 @@ def test_pixels_their_principal_components_and_the_published_grid():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: svm.evaluate(svm.pixels, *images(40), *images(8), CFG), "n_valid must be below the 40 training images, is 40"),
+        (lambda: svm.evaluate(svm.pixels, *images(40), *images(8), CFG), "n_valid must be below the 40 .* is 40"),
         (lambda: SvmConfig(Cs=(1.0, np.nan)), "Cs must hold numbers that are finite and above 0"),
         (lambda: svm.labelled_sets(np.array([0, 0, 1, 2]), 2, 1), "different sets of 2 .* classes have 2, 1, 1 images"),
         (lambda: svm.train_svms(np.full((4, 2), np.nan), np.arange(4), (1.0,)), "need finite features"),
