@@ -120,9 +120,9 @@ def forward(
 ) -> Estimate:  # fmt: skip
     """Estimate log p(x) for x (N, D) or (N, ...) in [0, 1]; the expectation of the result is a lower bound.
 
-    folder: keeps checkpoints, from which a killed estimate goes on bit for bit (same number of threads). Raises ValueError
-    for a folder of another estimate, and before any chain starts for values outside [0, 1], a variance that is none, and a
-    decoder of other size or with values that are not finite; Busy where another process works. Warns of `Estimate.doubts`.
+    folder: keeps checkpoints, from which a killed estimate goes on bit for bit (same number of threads); Busy where another
+    process works in it. Raises ValueError for a folder of another estimate, and before any chain starts for values outside
+    [0, 1], a variance not in (0, inf), and a decoder of other size or values not finite. Warns of `Estimate.doubts`.
     """
     if x.ndim < 2 or not len(x) or not x.is_floating_point() or not (x.min() >= 0 and x.max() <= 1):  # NaN too
         values = f" with values from {x.min():.3g} to {x.max():.3g}" if len(x) else ""
@@ -233,7 +233,7 @@ class Chains:
         self.generator = torch.Generator(x.device).manual_seed(own_seed)
         C, N = cfg.n_chains, len(x)
         self.t = 0  # distributions passed
-        self.random = {"generator": self.generator, "device": x.device}
+        self.random = {"generator": self.generator, "device": x.device}  # for torch.randn and torch.rand
         self.z = torch.randn(C, N, M, **self.random) if z is None else z.float().expand(C, N, M).clone()
         self.step = torch.full((N if cfg.step_per_image else 1,), cfg.first_step, dtype=torch.float64, device=x.device)
         self.running = torch.full_like(self.step, cfg.acceptance)
