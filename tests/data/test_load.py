@@ -169,12 +169,14 @@ def test_stand_ins_are_drawn_once_a_version(root, monkeypatch):
         return np.broadcast_to(x, (5, 1, size, size)).copy(), np.array([0, 1, 0, 1, 1]), ("no", "yes")
 
     monkeypatch.setattr(standins, "make", draw)
-    found, _ = data.load("digits", "test"), data.load("digits", "test")
+    found, _, colour = (
+        data.load("digits", "test"),
+        data.load("digits", "test"),
+        data.load("digits", "test", channels=3, size=16),
+    )
     assert found.images.shape == (5, 1, 28, 28) and found.images[:, 0, 3, 3].tolist() == [0, 50, 100, 150, 200]
-    assert found.stand_in_for == "MNIST" and found.class_names == ("no", "yes") and not found.complete
+    assert found.class_names == ("no", "yes") and not found.complete and found.caption == "digits, a stand-in for MNIST"
     assert found.source == "embedded, 5 test images, a stand-in for MNIST"
-    assert found.caption == "digits, a stand-in for MNIST"
-    colour = data.load("digits", "test", channels=3, size=16)
     assert colour.images.shape == (5, 3, 16, 16) and (colour.images[1] == 50).all()
     monkeypatch.setattr(standins, "VERSION", "2")
     data.load("digits", "test")
