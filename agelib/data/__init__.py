@@ -6,8 +6,6 @@ patches, faces, cars, made from what the dependencies ship; and your own images,
 download. data/README.md says where each file comes from and where it goes.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import replace

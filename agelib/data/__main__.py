@@ -1,7 +1,5 @@
 """`python -m agelib.data --list`: which data sets are at hand, and from where; `--fetch NAME ...`: prepare some."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

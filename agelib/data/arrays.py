@@ -1,7 +1,5 @@
 """Reading .npz files that others wrote: no pickles, nothing too large for the memory, errors that name file and array."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

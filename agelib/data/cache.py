@@ -8,8 +8,6 @@ A split is written into a folder beside, synced and renamed in one step: what be
 the writer. Of two writers at once the second waits and finds the work done.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -6,8 +6,6 @@ Stanford Cars are divided anew: the paper trains on "16,000 images", nearly all 
 halves are joined and 185 images drawn with a fixed seed are `test`. With the training half alone every tenth image is.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import itertools
@@ -33,7 +31,6 @@ SEED = 0  # of the cars' held-out draw, and of the order of Tiny ImageNet's trai
 CARS_HELD_OUT, CARS = 185, 16_185
 TEST_LABELS = "cars_test_annos_withlabels.mat"
 CELEBA_SIZE, CELEBA_HEIGHT, CELEBA_TOP = 64, 78, 7  # AGE crop: resized to 64 wide x 78 high, rows 7..70 kept
-CELEBA_CODES = {"train": 0, "validation": 1, "test": 2}
 MARK = ".checked"  # in a folder that was unpacked here from an archive with the right checksum
 
 # file, its MD5 as the sets' pages and torchvision give it, the SHA-256 of the same bytes where it could be had
@@ -65,10 +62,8 @@ URLS: dict[str, tuple[str, ...]] = {  # where a set's files lie, tried in order
     "svhn": ("https://ufldl.stanford.edu/housenumbers", "http://ufldl.stanford.edu/housenumbers"),
     "tiny_imagenet": ("https://cs231n.stanford.edu", "http://cs231n.stanford.edu"),
 }
-DRIVE = {  # on Google Drive
-    "img_align_celeba.zip": "0B7EVK8r0v71pZjFTYXZWM3FlRnM",
-    "list_eval_partition.txt": "0B7EVK8r0v71pY0NSMzRuSXJEVkk",
-}
+# The files' names on Google Drive
+DRIVE = {"img_align_celeba.zip": "0B7EVK8r0v71pZjFTYXZWM3FlRnM", "list_eval_partition.txt": "0B7EVK8r0v71pY0NSMzRuSXJEVkk"}
 UNPACKS = {"cifar-10-python.tar.gz": "cifar-10-batches-py", "car_devkit.tgz": "devkit"}  # else the name without its suffix
 # Folders that are searched, in this order, below the data root and then below the folders of packs.
 FOLDERS = {name: (name, ".") for name in REAL} | {"mnist": ("MNIST/raw", "MNIST", "mnist/raw", "mnist")}
@@ -136,10 +131,10 @@ def svhn(split: str, bases: list[Path]) -> Source:
 
 def celeba(split: str, bases: list[Path]) -> Source:
     """The AGE crop of the official partition's images in the order of their numbers; no labels."""
-    notes: list[str] = []
+    notes, code = [], {"train": "0", "validation": "1", "test": "2"}[split]
     rows = check(find(bases, "celeba", "list_eval_partition.txt")).read_text("ascii").splitlines()
     folder = _unpacked("celeba", "img_align_celeba.zip", bases, notes)
-    chosen = sorted(file for file, code in map(str.split, rows) if int(code) == CELEBA_CODES[split])
+    chosen = sorted(row.split()[0] for row in rows if row.split()[1] == code)
     return _from_files("celeba", split, [folder / file for file in chosen], notes)
 
 
@@ -179,16 +174,16 @@ def stanford_cars(split: str, bases: list[Path]) -> Source:
         with reading(annotations):  # a row an image, classes from 1
             paths += [folder / Path(str(file)).name for file in table["fname"]]
             classes += map(int, table["class"])
-    n, line = len(paths), "official files, {:,} of 8,144 official training images"
+    n, chosen = len(paths), divide(len(paths), split, pooled is not None)
+    labels = check_labels(np.array(classes) - 1, n, len(class_names), f"{devkit}, classes less 1")[chosen]
     if pooled is None:
+        line = f"official files, {len(chosen):,} of 8,144 official training images"
         notes.append("only the official training half is there, so every tenth image is held out as test")
     else:
-        line = f"official files, {{:,}} {split} images of {n:,}, officially {CARS:,}"
+        line = f"official files, {len(chosen):,} {split} images of {n:,}, officially {CARS:,}"
         notes.append(f"{min(CARS_HELD_OUT, n // 10)} held out of the pooled halves, seed {SEED}")
-    labels = check_labels(np.array(classes) - 1, n, len(class_names), f"{devkit}, classes less 1")
-    chosen = divide(n, split, pooled is not None)
-    source = _from_files("stanford_cars", split, [paths[i] for i in chosen], notes, labels[chosen], class_names)
-    return replace(source, line=line.format(len(chosen)), official=len(chosen) if n == CARS else None)
+    source = _from_files("stanford_cars", split, [paths[i] for i in chosen], notes, labels, class_names)
+    return replace(source, line=line, official=len(chosen) if n == CARS else None)
 
 
 def divide(n: int, split: str, pooled: bool) -> np.ndarray:

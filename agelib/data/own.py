@@ -4,8 +4,6 @@ A folder that holds `train` and `test` (or its like, see TRAIN, HELD_OUT) is div
 `split`, a fixed tenth is held out as test. What is left out is counted in the source line.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter, defaultdict
@@ -83,12 +81,12 @@ def _npz(path: Path, split: str) -> Source:
     if images.dtype != np.uint8 or images.shape[3:] not in ((), (1,), (3,)) or images.size == 0:
         wanted = "uint8 (N, H, W) or (N, H, W, C) with C 1 or 3"
         raise DataError(f"{path}: `images` is {images.dtype} {images.shape}, expected {wanted}")
-    n, what, code = len(images), f"{path}, `split`", ("train", "test").index(split)
+    n, what = len(images), f"{path}, `split`"
     codes, (labels, class_names) = arrays.read(path, "split", "iu", optional=True), arrays.classes(path, n, None)
     if codes is None:
         order = _hold_out(n, split, path)
-    elif len(order := np.flatnonzero(arrays.check_labels(codes, n, 2, what) == code)) == 0:
-        raise DataError(f"{what} has no {split} images (code {code})")
+    elif len(order := np.flatnonzero(arrays.check_labels(codes, n, 2, what) == (split == "test"))) == 0:
+        raise DataError(f"{what} has no {split} images")
     view = (images[..., None] if images.ndim == 3 else images).transpose(0, 3, 1, 2)
     line = f"npz {path}, {len(order):,} of its {n:,} images ({split}){HELD if codes is None else ''}"
     labels = None if labels is None else labels[order]
@@ -114,11 +112,10 @@ def _list(path: Path) -> tuple[dict[str, os.stat_result], Counter]:
                 name, suffix = f"{below}{entry.name}", os.path.splitext(entry.name)[1].lower()
                 if entry.is_dir(follow_symlinks=False):
                     todo.append(f"{name}/")
+                elif entry.is_dir():
+                    left_out["links to folders"] += 1
                 elif not entry.is_file():
-                    what = (
-                        "links to folders" if entry.is_dir() else "broken links" if entry.is_symlink() else "not plain files"
-                    )
-                    left_out[what] += 1
+                    left_out["broken links" if entry.is_symlink() else "not plain files"] += 1
                 elif suffix in SUFFIXES:
                     found[name] = entry.stat()
                 else:

@@ -1,7 +1,5 @@
 """Packs, `<dataset>-part<k>.npz`: encoded images in plain arrays, for machines without a network; see data/README.md."""
 
-from __future__ import annotations
-
 import filecmp
 import itertools
 import re
@@ -46,14 +44,12 @@ def find(name: str, folders: list[Path]) -> list[Path]:
 def open_split(name: str, split: str, parts: list[Path]) -> Source | None:
     """One split of a pack; None if it has no such images. Of cars without test images every tenth is `test`."""
     spec, opened, notes = REAL[name], [_read(path, REAL[name].n_classes) for path in parts], []
-    for part in opened[1:]:
-        if part.class_names != opened[0].class_names or (part.labels is None) != (opened[0].labels is None):
-            raise DataError(f"{part.path}: its labels or class names differ from those of {opened[0].path.name}")
-    for other, part in itertools.combinations(opened, 2):  # a copied or renumbered file
-        if (shared := len(set(part.images) & set(other.images))) > MAX_SHARED * min(len(part.images), len(other.images)):
-            raise DataError(
-                f"{part.path}: {shared:,} of its {len(part.images):,} images are in {other.path} too; remove one"
-            )
+    for other, part in itertools.combinations(opened, 2):
+        if part.class_names != other.class_names or (part.labels is None) != (other.labels is None):
+            raise DataError(f"{part.path}: its labels or class names differ from those of {other.path.name}")
+        n, shared = len(part.images), len(set(part.images) & set(other.images))
+        if shared > MAX_SHARED * min(n, len(other.images)):  # a copied or renumbered file
+            raise DataError(f"{part.path}: {shared:,} of its {n:,} images are in {other.path} too; remove one")
     codes = np.concatenate([part.split for part in opened] or [[]])
     chosen = np.flatnonzero(codes == SPLIT_CODES[split])
     undivided = name == "stanford_cars" and len(codes) > 0 and SPLIT_CODES["test"] not in codes

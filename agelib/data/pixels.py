@@ -1,7 +1,5 @@
 """From an encoded or raw image to uint8 (C, size, size). Pillow decodes and resizes; nothing here keeps floats."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path

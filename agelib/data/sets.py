@@ -1,7 +1,5 @@
 """The catalogue of named sets, what `agelib.data.load` returns, what a source hands to the cache, and the one error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -243,7 +243,7 @@ def prepared(make, root):
         ("labels.npy", Path.unlink, "labels.npy: damaged .FileNotFoundError"),
         ("about.json", Path.unlink, "about.json: damaged .FileNotFoundError"),
         ("labels.npy", lambda f: np.save(f, np.zeros(3, int)), "images.npy: damaged .the sha256"),
-        ("images.npy", lambda f: np.save(f, np.zeros((3, 3, 32, 32), "u1")), "images.npy: damaged .the sha256"),
+        ("images.npy", lambda f: f.write_bytes(f.read_bytes()[:-1] + b"x"), "images.npy: damaged .the sha256"),
         ("about.json", lambda f: f.write_text('{"format": 1,'), "about.json: damaged"),
         ("about.json", lambda f: rewrite(f.parent, official="gone"), "about.json: damaged .KeyError: 'official'"),
     ],
