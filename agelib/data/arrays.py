@@ -1,6 +1,5 @@
 """Reading .npz files that others wrote: no pickles, nothing too large for the memory, errors that name file and array."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +27,6 @@ def read(path: Path, key: str, kinds: str, ndim: tuple[int, ...] = (1,), optiona
         wanted = f"kind {'/'.join(kinds)} of {' or '.join(map(str, ndim))} dimensions"
         raise DataError(f"{path}: `{key}` is {found.dtype} {found.shape}, expected {wanted}")
     return found
-
-
-def shape(path: Path, key: str) -> tuple[int, ...]:
-    """The shape of one array by its header. Raises DataError naming the file."""
-    with reading(f"{path}, `{key}`"), zipfile.ZipFile(plain(path)) as zf, zf.open(f"{key}.npy") as f:
-        np.lib.format.read_magic(f)
-        return np.lib.format.read_array_header_1_0(f)[0]
 
 
 def classes(path: Path, n: int, n_classes: int | None) -> tuple[np.ndarray | None, tuple[str, ...] | None]:

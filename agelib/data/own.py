@@ -6,6 +6,7 @@ A folder that holds `train` and `test` (or its like, see TRAIN, HELD_OUT) is div
 
 import hashlib
 import os
+import zipfile
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ import numpy as np
 
 from agelib.data import arrays
 from agelib.data.pixels import SUFFIXES, from_arrays, read_image
-from agelib.data.sets import DataError, Source, reading
+from agelib.data.sets import DataError, Source, plain, reading
 
 SEED = 0  # of the hold-out
 TRAIN = ("train", "training")  # names of the training folder, in any case
@@ -33,7 +34,11 @@ def key(kind: str, path: Path) -> str:
 
 def channels(kind: str, path: Path) -> int:
     """Default number of channels: 3 of a folder, those of the images of an npz (by its header)."""
-    return 1 if kind == "npz" and arrays.shape(path, "images")[3:] in ((), (1,)) else 3
+    if kind == "folder":
+        return 3
+    with reading(f"{path}, `images`"), zipfile.ZipFile(plain(path)) as zf, zf.open("images.npy") as f:
+        np.lib.format.read_magic(f)
+        return 1 if np.lib.format.read_array_header_1_0(f)[0][3:] in ((), (1,)) else 3
 
 
 def _folder(path: Path, split: str) -> Source:
