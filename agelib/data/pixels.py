@@ -51,8 +51,8 @@ def read_image(
 def to_array(im: Image.Image, size: int, channels: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
     """A Pillow image to uint8 (channels, size, size): grey or RGB, squashed to a square (bilinear, antialiased).
 
-    channels: 1 (luma, ITU-R 601) or 3.  box: the part to take, as Pillow's `resize` has it.  The aspect ratio is not kept, as
-    in the released AGE code.  Transparency goes over white, 16 bits by their high byte.  ValueError for floats, since nothing
+    channels: 1 (luma, ITU-R 601) or 3.  box: the part to take, as in Pillow's `resize`.  The aspect ratio is not kept, as in
+    the released AGE code.  Transparency goes over white, 16 bits by their high byte.  ValueError for floats, since nothing
     says what their white is.
     """
     if _deep(im):
