@@ -32,6 +32,8 @@ class Model:
     are what evaluations take: the average where there is one, None where the method has none. config: the method's, whole.
     status: "ok", or "diverged: " and why: then all use raises Diverged. seconds: of training, over all calls and stages.
     n_steps, n_epochs: iterations and passes over the data so far. device: where it is; trained_on: where it was trained.
+    label: the method's name. prior: the law of the codes, sphere or gaussian. stabilisers: what its Config switches on that
+    the method's paper does not have, in words; "" for nothing.
     """
 
     method: str
@@ -48,6 +50,11 @@ class Model:
     trained_on: str = "cpu"
     about: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        module = METHODS[self.method]
+        self.ok, self.label, self.stabilisers = self.status == "ok", module.LABEL, stabilisers(self.config)
+        self.prior = getattr(self.config, "prior", getattr(module, "PRIOR", "gaussian"))
+
     def _net(self, name: str) -> nn.Module | None:
         if not self.ok:
             raise Diverged(f"{self.folder or self.label}: this model was lost in training: {self.status}")
@@ -62,27 +69,8 @@ class Model:
         return self._net("e")
 
     @property
-    def ok(self) -> bool:
-        return self.status == "ok"
-
-    @property
-    def label(self) -> str:
-        """The method's name."""
-        return METHODS[self.method].LABEL
-
-    @property
-    def stabilisers(self) -> str:
-        """What its Config switches on that the method's paper does not have, in words; "" for nothing."""
-        return stabilisers(self.config)
-
-    @property
     def M(self) -> int:
         return self.g.M
-
-    @property
-    def prior(self) -> str:
-        """The law of the codes: sphere or gaussian."""
-        return getattr(self.config, "prior", getattr(METHODS[self.method], "PRIOR", "gaussian"))
 
     @property
     def history(self) -> list[dict]:
@@ -205,14 +193,12 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Model:
     tensors, about, facts = checkpoint.load_model(path)
     device = hardware.choose_device(device)
     try:
-        if about["method"] not in METHODS:
-            raise ValueError(f"its method is {about['method']!r}; this version has {', '.join(METHODS)}")
-        module, shape = METHODS[about["method"]], tuple(about["shape"])
+        config, _ = settings_of(about["method"], about["config"])
+        shape = tuple(about["shape"])
         if len(shape) != 3:
             raise ValueError(f"its shape is {shape}")
-        config = module.Config(**about["config"])
         with torch.random.fork_rng(devices=[]):
-            nets = module.build(config, shape)
+            nets = METHODS[about["method"]].build(config, shape)
         saved = {name.partition(".")[0] for name in tensors}
         nets |= {f"{name}_ema": copy.deepcopy(nets[name]) for name in [*nets] if f"{name}_ema" in saved}
         every = nn.ModuleDict(nets)

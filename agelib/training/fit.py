@@ -181,7 +181,8 @@ class _Loop:
 
     def __init__(self, step: Step, data: Batches, folder: Path, schedule: Schedule, identity, history, stage):
         self.step, self.data, self.folder, self.schedule, self.stage = step, data, folder, schedule, stage
-        self.identity, self.history, self.device, self.n_steps = identity, history, data.images.device, identity["n_steps"]
+        self.identity, self.history, self.n_steps = identity, history, identity["n_steps"]
+        self.modules, self.device = nn.ModuleDict(step.modules), data.images.device
         self.before = history[-1] if history else {"step": 0, "epoch": 0, "seconds": 0}
         self.now = SimpleNamespace(step=0, seconds=0.0, names=[], rows=[], count=0, sums=None)
         self.kept = "no checkpoint yet"
@@ -201,7 +202,7 @@ class _Loop:
             was, threads = state["threads"], torch.get_num_threads()
             if was != threads and self.device.type == "cpu":
                 warnings.warn(f"{path}: made with {was} threads, now {threads}: last bits may differ", stacklevel=4)
-            for name, module in self.step.modules.items():
+            for name, module in self.modules.items():
                 module.load_state_dict(state["modules"][name])
             for name in self.step.optimizers:
                 self.step.load_optimizer(name, state["optimizers"][name])
@@ -219,7 +220,7 @@ class _Loop:
         self.check_weights()
         state = {
             "config": self.identity,
-            "modules": {name: module.state_dict() for name, module in self.step.modules.items()},
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.step.optimizers.items()},
             **vars(self.now),
             "threads": torch.get_num_threads(),
@@ -231,10 +232,7 @@ class _Loop:
     def write(self, path: Path) -> None:
         """The weights as they are, with what is known of them."""
         how = {"device": device_name(self.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        checkpoint.save_model(path, self.weights(), self.identity, self.position() | how)
-
-    def weights(self) -> dict[str, Tensor]:
-        return nn.ModuleDict(self.step.modules).state_dict()
+        checkpoint.save_model(path, self.modules.state_dict(), self.identity, self.position() | how)
 
     def position(self) -> dict:
         """Where it is, earlier stages counted."""
@@ -272,16 +270,15 @@ class _Loop:
             self.check_losses()
 
     def check_losses(self) -> None:
-        """A sum stays not finite once a loss was: on a GPU, which would have to wait, this looks back up to `log_every`
-        iterations."""
+        """Asked of the sums, which stay not finite once a loss was: on a GPU, which would wait, only once a row."""
         sums = [] if self.now.sums is None else self.now.sums.tolist()
         if bad := [name for name, value in zip(self.now.names, sums, strict=False) if not math.isfinite(value)]:
             first, last = self.now.step - self.now.count + 1, self.now.step
-            self.lost(f"step {last}" if self.device.type == "cpu" or first == last else f"steps {first} to {last}", bad)
+            self.lost(f"step {last}" if self.device.type == "cpu" else f"steps {first} to {last}", bad)
 
     def check_weights(self) -> None:
         """The last update may have spoilt weights whose loss nobody computes any more."""
-        if bad := checkpoint.not_finite(self.weights()):
+        if bad := checkpoint.not_finite(self.modules.state_dict()):
             more = [f"{len(bad) - 2} more"] if len(bad) > 2 else []
             self.lost(f"step {self.now.step}", [f"weights {', '.join(bad[:2] + more)}"])
 

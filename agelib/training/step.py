@@ -42,25 +42,18 @@ class Step:
             return  # on a GPU even a comparison with what is set there would wait for it
         self._lr = lr
         for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
-            set_lr(group, lr)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def load_optimizer(self, name: str, state: dict) -> None:
-        """Take up the state of an optimizer, made on any device; whether its lr is a tensor stays as it was made here."""
+        """Take up the state of an optimizer, made on any device; its learning rate stays the tensor or number it is here."""
         optimizer = self.optimizers[name]
-        made_here = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in optimizer.param_groups]
+        here = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
-        for group, made in zip(optimizer.param_groups, made_here, strict=True):
-            lr = float(group["lr"])
-            group |= made
-            set_lr(group, lr)
-
-
-def set_lr(group: dict, lr: float) -> None:
-    """Set the learning rate of an optimizer's parameter group, in place where it is a tensor."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+        for group, kept in zip(optimizer.param_groups, here, strict=True):
+            group |= kept
 
 
 def halved(lr: float, epoch: float, drop_lr: int) -> float:
