@@ -54,6 +54,7 @@ class Model:
         module = METHODS[self.method]
         self.ok, self.label, self.stabilisers = self.status == "ok", module.LABEL, stabilisers(self.config)
         self.prior = getattr(self.config, "prior", getattr(module, "PRIOR", "gaussian"))
+        self._conditional = hasattr(module, "given")
 
     def _net(self, name: str) -> nn.Module | None:
         if not self.ok:
@@ -103,8 +104,8 @@ class Model:
 
     def decode(self, z: Tensor, given: np.ndarray | None = None, batch_size: int = 256) -> np.ndarray:
         """g(z) as images. given: for colour methods the images whose lightness g is told, one for each code."""
-        if (given is not None) != self._is_conditional():
-            raise ValueError(f"{self.label} takes {'codes and images' if self._is_conditional() else 'codes alone'}")
+        if (given is not None) != self._conditional:
+            raise ValueError(f"{self.label} takes {'codes and images' if self._conditional else 'codes alone'}")
         if given is not None:
             return conditional.pictures(given, conditional.paint(self, given, z[:, None]))[0][:, 0]
         g = self.g
@@ -125,18 +126,14 @@ class Model:
         """g(e(x)); None without an encoder."""
         if self.e is None:
             return None
-        return self.decode(self.encode(batch), batch if self._is_conditional() else None)
+        return self.decode(self.encode(batch), batch if self._conditional else None)
 
     def features(self, **options: Any) -> Callable[[np.ndarray], np.ndarray]:
         """The method's features of images: uint8 (n, C, H, W) -> float32 (n, D); options: those of its `features`."""
         module = METHODS[self.method]
         if not hasattr(module, "features"):
-            having = ", ".join(name for name, other in METHODS.items() if hasattr(other, "features"))
-            raise ValueError(f"{self.label} has no features; these have: {having}")
+            raise ValueError(f"{self.label} has no features")
         return module.features({name: net for name in "ged" if (net := self._net(name)) is not None}, **options)
-
-    def _is_conditional(self) -> bool:
-        return hasattr(METHODS[self.method], "given")
 
 
 def train(

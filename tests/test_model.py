@@ -73,7 +73,7 @@ def test_every_method_is_trained_once_and_does_what_it_can(method, trained, monk
     if hasattr(METHODS[method], "features"):
         assert model.features()(IMAGES[:2]).shape[0] == 2
     else:
-        with pytest.raises(ValueError, match="has no features; these have: .*age"):
+        with pytest.raises(ValueError, match="has no features"):
             model.features()
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", lambda *_: pytest.fail("trained again"))

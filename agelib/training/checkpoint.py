@@ -56,30 +56,25 @@ def save(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
     data = buffer.getvalue()
     path = folder / f"step-{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
     write_bytes(path, data)
-    for old in list_files(folder)[:-keep]:
-        if old != path:
-            old.unlink(missing_ok=True)
+    for old in {*list_files(folder)[:-keep]} - {path}:
+        old.unlink(missing_ok=True)
     return path
 
 
 def list_files(folder: Path) -> list[Path]:
     """Checkpoints in `folder`, oldest step first; half-written temporaries are not among them."""
-    return sorted(folder.glob(_FILES))
+    return sorted(path for path in folder.glob(_FILES) if path.is_file())
 
 
 def read(path: Path) -> dict:
-    """The state in one checkpoint, on the CPU. Raises CheckpointError if bytes and name disagree or it is no such state."""
-    _check_plain(path)
+    """The state in one checkpoint, on the CPU. Raises CheckpointError if bytes and name disagree or it does not load."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest()[:16] != path.stem[-16:]:
         raise CheckpointError(f"{path}: damaged, its content does not have the checksum in its name")
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: {short(error)}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a training")
-    return state
 
 
 def read_latest(folder: Path) -> tuple[dict, Path] | None:
@@ -112,7 +107,8 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict, dict]:
     Raises CheckpointError naming the file if it can't be read, is no such file, does not have its own checksum, or holds
     values that are not finite.
     """
-    _check_plain(path)
+    if not path.is_file():  # opening a fifo would wait for ever
+        raise CheckpointError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -149,11 +145,6 @@ def check_kinds(values: Mapping, **kinds: type | UnionType) -> None:
     for name, kind in kinds.items():
         if not isinstance(values[name], kind):
             raise TypeError(f"{name} is {values[name]!r}")
-
-
-def _check_plain(path: Path) -> None:
-    if not path.is_file():  # opening a fifo would wait for ever
-        raise CheckpointError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}")
 
 
 def short(error: Exception) -> str:

@@ -253,7 +253,7 @@ class _Loop:
             if snapshots and now.step % max(1, self.n_steps // snapshots) == 0:
                 self.check_weights()
                 self.write(self.folder / SNAPSHOTS / f"{now.step:09d}.safetensors")
-            progress.show(self.line)
+            progress.show(self.line())
             if time.monotonic() - saved_at >= self.schedule.checkpoint_every_s and now.step < self.n_steps:
                 self.save()
                 saved_at = time.monotonic()

@@ -73,20 +73,13 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def keep_activations() -> bool:
+def keep_activations(keep: bool = True) -> bool:
     """Keep freed activations, tens of megabytes each, in the process (glibc's mallopt), instead of mapping memory anew on
-    every use. Returns False, and does nothing, where the C library is not glibc."""
-    return _mallopt(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
-
-
-def settle_default() -> bool:
-    """The thresholds that glibc's default adapts itself to with large blocks, 32 and 64 MiB: for comparisons only."""
-    return _mallopt(mmap_threshold=32 << 20, trim_threshold=64 << 20)
-
-
-def _mallopt(mmap_threshold: int, trim_threshold: int) -> bool:
+    every use. keep False: the thresholds that glibc's default adapts itself to with large blocks, for comparisons only.
+    Returns False, and does nothing, where the C library is not glibc."""
     if platform.libc_ver()[0] != "glibc":
         return False
+    mmap_threshold, trim_threshold = (1 << 30, (1 << 31) - 1) if keep else (32 << 20, 64 << 20)  # bytes
     mallopt = ctypes.CDLL("libc.so.6").mallopt
     return bool(mallopt(-3, mmap_threshold) and mallopt(-1, trim_threshold))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 
 
 class Progress:
@@ -19,11 +18,11 @@ class Progress:
     def __init__(self):
         self.last, self.handle = 0.0, None
 
-    def show(self, line: str | Callable[[], str]) -> None:
-        """Replace the line (by what `line` then returns, if it is a function), unless the last one is too young."""
+    def show(self, line: str) -> None:
+        """Replace the line, unless the last one is too young."""
         if time.monotonic() - self.last >= self.EVERY_S:
             self.last = time.monotonic()
-            self._put(line if isinstance(line, str) else line())
+            self._put(line)
 
     def done(self, line: str) -> None:
         """Replace the line for the last time."""

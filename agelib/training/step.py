@@ -31,16 +31,15 @@ class Step:
     optimizers: dict[str, torch.optim.Optimizer]
     lr_at: Callable[[float, float], float] | None = None
     precision: str = "fp32"
-    _lr: float | None = field(default=None, init=False)
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         return self.update(*batch)
 
     def set_lr(self, epoch: float, n_epochs: float) -> None:
         """Set the learning rate of this point of the training on every optimizer; a function of the point alone."""
-        if self.lr_at is None or (lr := self.lr_at(epoch, n_epochs)) == self._lr:
-            return  # on a GPU even a comparison with what is set there would wait for it
-        self._lr = lr
+        if self.lr_at is None:
+            return
+        lr = self.lr_at(epoch, n_epochs)
         for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)

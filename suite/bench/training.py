@@ -117,7 +117,7 @@ def iterations(calls: Calls, device: torch.device, repeats: int) -> dict[str, li
     """`in_turn` of iterations; that called "plain" has the C library's own allocator thresholds."""
 
     def before(name: str) -> None:
-        hardware.settle_default() if name == "plain" else hardware.keep_activations()
+        hardware.keep_activations(name != "plain")
         calls[name]()  # once more after the switch, so that the allocator has settled
 
     times = in_turn(calls, device, repeats, warm_up=2, before=before)

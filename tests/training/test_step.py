@@ -109,13 +109,13 @@ def test_freed_activations_are_kept_with_glibc_alone(monkeypatch):
     kept = hardware.keep_activations()
     assert kept == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr(hardware.platform, "libc_ver", lambda: ("musl", "1"))
-    assert not hardware.keep_activations() and not hardware.settle_default()
+    assert not hardware.keep_activations() and not hardware.keep_activations(False)
     monkeypatch.undo()
-    assert hardware.settle_default() == kept and hardware.keep_activations() == kept
+    assert hardware.keep_activations(False) == kept and hardware.keep_activations() == kept
 
 
 def test_the_last_line_of_the_progress_is_printed_where_nobody_watches(capsys):
     progress = Progress()
-    progress.show(lambda: "half")
+    progress.show("half")
     progress.done("all")
     assert capsys.readouterr().out == "all\n"
