@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor

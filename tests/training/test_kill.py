@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_worker import train
+from fit_worker import rows, tensors, train
 
 from agelib.model import METHODS
 from agelib.training import checkpoint, fit
@@ -46,16 +46,6 @@ def wait_for(step, folder):
     while not (files := checkpoint.list_files(folder)) or int(files[-1].name[5:14]) < step:
         assert time.monotonic() < deadline, f"no checkpoint of step {step}"
         time.sleep(0.002)
-
-
-def tensors(folder):
-    """Every tensor of the finished weights and of the kept snapshots."""
-    files = [folder / fit.MODEL, *sorted((folder / fit.SNAPSHOTS).iterdir())]
-    return {(path.name, name): value for path in files for name, value in checkpoint.load_model(path)[0].items()}
-
-
-def rows(folder):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in fit.read_history(folder / fit.HISTORY)]
 
 
 def check(run, variant, tmp_path, **more):

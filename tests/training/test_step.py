@@ -29,22 +29,6 @@ def test_the_rate_is_set_on_every_optimizer_and_asked_for_by_epoch_and_length():
     assert rates[0].item() == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("saved_on_device", [True, False])
-def test_an_optimizers_state_is_taken_up_where_its_rate_is_another_kind(saved_on_device):
-    """A checkpoint of a GPU, whose rate is a tensor, on a CPU, where it is a number; and the other way round."""
-
-    def made(on_device, lr):
-        rate = torch.tensor(lr) if on_device else lr
-        return torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=rate, fused=True, capturable=on_device)
-
-    here = made(not saved_on_device, 0.5)
-    (group,) = here.param_groups
-    rate = group["lr"]
-    Step(lambda x: {}, {}, {"g": here}).load_optimizer("g", made(saved_on_device, 0.25).state_dict())
-    (group,) = here.param_groups
-    assert group["capturable"] is not saved_on_device and group["lr"] is rate  # the tensor that a recorded update reads
-
-
 def test_the_rate_halves_at_the_start_of_the_epoch_before_each_multiple():
     assert [halved(1.0, epoch, 3) for epoch in (0, 1.99, 2, 4.5, 5)] == [1, 1, 0.5, 0.5, 0.25]
     assert halved(1.0, 1000, 0) == 1.0
