@@ -62,7 +62,7 @@ def train(variant, folder, start=None, images=IMAGES, **more):
 
 def tensors(folder):
     """Every tensor of a folder's finished weights and kept snapshots."""
-    files = [folder / fit.MODEL, *sorted((folder / fit.SNAPSHOTS).iterdir())]
+    files = [folder / fit.MODEL, *folder.glob(f"{fit.SNAPSHOTS}/*")]
     return {(path.name, name): value for path in files for name, value in checkpoint.load_model(path)[0].items()}
 
 

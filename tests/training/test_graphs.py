@@ -42,8 +42,8 @@ def tapes(monkeypatch):
 
 
 def train(step, data, folder, **settings):
-    """The rows of four epochs of three batches, and all weights, four times on the way and at the end."""
-    schedule = {"n_epochs": 4, "batch_size": B, "log_every": 1, "flip": True, "snapshots": 4} | settings
+    """The rows of four epochs of three batches, and all weights at the end and on the way."""
+    schedule = {"n_epochs": 4, "batch_size": B, "log_every": 1, "flip": True} | settings
     fit.fit(step, data, folder, fit.Schedule(**schedule), about={})
     return fit_worker.rows(folder), fit_worker.tensors(folder)
 
@@ -54,12 +54,11 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "classifier"])
 def test_a_replayed_update_trains_bit_for_bit_as_it_does_when_run(variant, tmp_path, tapes, monkeypatch):
-    rows, weights = train(*made(variant), tmp_path / "recorded")
+    rows, weights = train(*made(variant), tmp_path / "recorded", snapshots=4)
     assert (tapes[0].n_run, tapes[0].n_replayed) == (graphs.WARM_UP + graphs.TRIALS, 12 - graphs.WARM_UP)
-    assert len({float(value.sum()) for (_, name), value in weights.items() if name.endswith("0.weight")}) >= 4
     monkeypatch.delitem(graphs.RECORDERS, "cpu")
-    as_run = train(*made(variant), tmp_path / "run")
-    assert len(tapes) == 1 and rows == as_run[0]
+    as_run = train(*made(variant), tmp_path / "run", snapshots=4)
+    assert len(tapes) == 1 and rows == as_run[0] and len({file for file, _ in weights}) == 5
     assert_same(weights, as_run[1])
 
 

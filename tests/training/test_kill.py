@@ -48,11 +48,14 @@ def wait_for(step, folder):
         time.sleep(0.002)
 
 
-def check(run, variant, tmp_path, **more):
+@pytest.mark.parametrize("variant", [*METHODS, *VARIANTS, "a second stage"])
+def test_a_killed_training_ends_with_the_same_weights(run, variant, tmp_path):
     """Train in one folder undisturbed, in another with two kills; all that is left must be equal."""
-    whole, killed, chance = tmp_path / "whole", tmp_path / "killed", random.Random(variant)
-    run(variant, whole, **more)
-    assert run.ended() == 0
+    whole, killed, chance, more = tmp_path / "whole", tmp_path / "killed", random.Random(variant), {}
+    if variant == "a second stage":
+        variant = "age, stabilised"
+        more = {"start": str(train(variant, tmp_path / "first", max_steps=3).folder)}
+    train(variant, whole, **KEPT | more)
     for at in (chance.randint(1, 6), chance.randint(8, 13)):
         process = run(variant, killed, **more)
         wait_for(at, killed)
@@ -66,18 +69,6 @@ def check(run, variant, tmp_path, **more):
     assert not [key for key in a if not torch.equal(a[key], b[key])]
     assert rows(whole) == rows(killed) and len(rows(whole)) >= 3
     assert not [path for path in killed.rglob(".*") if path.name != ".lock"]
-
-
-@pytest.mark.parametrize("variant", [*METHODS, *VARIANTS])
-def test_a_killed_training_ends_with_the_same_weights(run, variant, tmp_path):
-    check(run, variant, tmp_path)
-
-
-def test_a_killed_second_stage_ends_with_the_same_weights(run, tmp_path):
-    first = train("age, stabilised", tmp_path / "first", max_steps=3)
-    check(run, "age, stabilised", tmp_path, start=str(first.folder))
-    last = rows(tmp_path / "killed")[-1]
-    assert (last["stage"], last["step"]) == ("finetune", 3 + 16)
 
 
 def test_a_second_process_on_a_folder_is_refused_and_a_killed_one_frees_it(run, tmp_path):
