@@ -65,26 +65,18 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(_FILES) if path.is_file())
 
 
-def read(path: Path) -> dict:
-    """The state in one checkpoint, on the CPU. Raises CheckpointError if bytes and name disagree or it does not load."""
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest()[:16] != path.stem[-16:]:
-        raise CheckpointError(f"{path}: damaged, its content does not have the checksum in its name")
-    try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: {short(error)}") from error
-
-
 def read_latest(folder: Path) -> tuple[dict, Path] | None:
-    """The newest usable checkpoint and its path; None if there is none. Each damaged file is named in a warning; where all
-    are damaged, CheckpointError."""
+    """The state in the newest usable checkpoint, on the CPU, and its path; None if there is none. Each damaged file is named
+    in a warning; where all are damaged, CheckpointError."""
     files = list_files(folder)
     for path in reversed(files):
         try:
-            return read(path), path
-        except CheckpointError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", RuntimeWarning, stacklevel=2)
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest()[:16] != path.stem[-16:]:
+                raise ValueError("it does not have the checksum in its name")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), path
+        except Exception as error:
+            warnings.warn(f"{path}: damaged: {short(error)}; using the one before it", RuntimeWarning, stacklevel=2)
     if files:
         raise CheckpointError(f"{folder}: none of its {len(files)} checkpoints is usable; remove them to start again")
     return None
@@ -107,7 +99,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict, dict]:
     values that are not finite.
     """
     if not path.is_file():  # opening a fifo would wait for ever
-        raise CheckpointError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}")
+        raise CheckpointError(f"{path}: not a plain file")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
