@@ -245,9 +245,3 @@ def test_images_that_a_method_can_not_take_are_refused(method, images, message, 
     with pytest.raises(ValueError, match=message):
         agelib.train(method, images, tmp_path / "new", device="cpu", batch_size=4, **TINY[method])
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.safetensors"))
-
-
-def test_what_the_package_offers_without_torch():
-    assert agelib.train is models.train and agelib.load is models.load and agelib.Model is models.Model
-    with pytest.raises(AttributeError, match="no attribute 'fit_all'"):
-        _ = agelib.fit_all
