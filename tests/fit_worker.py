@@ -49,7 +49,7 @@ def step(variant, **more):
     """The Step of a variant on fresh networks for IMAGES."""
     method, settings = VARIANTS[variant]
     torch.manual_seed(1)
-    config = METHODS[method].Config(**TINY[method] | settings | more)
+    config = METHODS[method].Config(**TINY.get(method, {}) | settings | more)
     return METHODS[method].make_step(METHODS[method].build(config, IMAGES.shape[1:]), config)
 
 
@@ -57,7 +57,8 @@ def train(variant, folder, start=None, images=IMAGES, **more):
     if variant == "classifier":
         return classifier.train(IMAGES, LABELS, folder, width=4, device="cpu", **SCHEDULE | more)
     method, settings = VARIANTS[variant]
-    return agelib.train(method, images, folder, device="cpu", start=start, **TINY[method] | settings | SCHEDULE | more)
+    settings = TINY.get(method, {}) | settings | SCHEDULE | more
+    return agelib.train(method, images, folder, device="cpu", start=start, **settings)
 
 
 def tensors(folder):
