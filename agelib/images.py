@@ -24,14 +24,12 @@ def to_uint8(x: Tensor) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def evaluating(*nets: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; each network's former mode after."""
-    were = [net.training for net in nets]
-    for net in nets:
-        net.eval()
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; the network's former mode after."""
+    was = net.training
+    net.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for net, was in zip(nets, were, strict=True):
-            net.train(was)
+        net.train(was)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,37 +18,48 @@ from torch import Tensor, nn
 from agelib import images, sphere
 
 SIZES = (32, 64)
-MOMENTS = ("before", "after")
 Mean = Callable[[int], Tensor]  # n -> the mean of the first n training images, (C, H, W) in [-1, 1]
 
 
 class FromVector(nn.ConvTranspose2d):
-    """Transposed convolution of a 1x1 map, (B, Cin) -> (B, Cout, k, k): computed as the matrix product that it is.
-
-    Same parameters, names and shapes as `nn.ConvTranspose2d(Cin, Cout, k, 1, 0)`.
-    """
-
-    def __init__(self, c_in: int, c_out: int, k: int = 4):
-        super().__init__(c_in, c_out, k, 1, 0, bias=False)
+    """Transposed convolution of a 1x1 map, (B, Cin) -> (B, Cout, k, k), no bias: computed as the matrix product it is."""
 
     def forward(self, z: Tensor) -> Tensor:
-        c_out, k = self.weight.shape[1], self.weight.shape[2]
+        c_out, k = self.weight.shape[1:3]
         w = self.weight.permute(0, 2, 3, 1).reshape(z.shape[1], -1)  # (Cin, k k Cout)
         return (z @ w).view(-1, k, k, c_out).permute(0, 3, 1, 2)  # (B, Cout, k, k), channels last in memory
 
 
 class ToVector(nn.Conv2d):
-    """Convolution whose kernel covers its whole input, (B, Cin, k, k) -> (B, Cout): computed as a linear layer.
-
-    Same parameters, names and shapes as `nn.Conv2d(Cin, Cout, k, 1, 0)`.
-    """
-
-    def __init__(self, c_in: int, c_out: int, k: int = 4):
-        super().__init__(c_in, c_out, k, 1, 0, bias=True)
+    """Convolution whose kernel covers its whole input, (B, Cin, k, k) -> (B, Cout): computed as a linear layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight.permute(0, 2, 3, 1).reshape(self.weight.shape[0], -1)  # (Cout, k k Cin)
         return F.linear(x.permute(0, 2, 3, 1).reshape(len(x), -1), w, self.bias)  # (B, Cout)
+
+
+def up(layer: nn.ConvTranspose2d) -> list[nn.Module]:
+    """`layer`, BatchNorm and ReLU."""
+    return [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
+
+
+def down(widths: Sequence[int], kernel: int = 4, in_bias: bool = False) -> list[nn.Module]:
+    """Convolutions of stride 2 from each of `widths` to the next, BatchNorm on all but the first, LeakyReLU(0.2)."""
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(pairwise(widths)):
+        layers.append(nn.Conv2d(c_in, c_out, kernel, 2, (kernel - 1) // 2, bias=in_bias and i == 0))
+        layers += [nn.BatchNorm2d(c_out)] if i else []
+        layers.append(nn.LeakyReLU(0.2, inplace=True))
+    return layers
+
+
+def mlp(dims: Sequence[int], hidden: Callable[[], nn.Module], dropout: float | None = None) -> nn.Sequential:
+    """Linear layers of widths `dims`, `hidden()` between them, dropout on the input of each where a rate is given."""
+    layers: list[nn.Module] = []
+    for c_in, c_out in pairwise(dims):
+        layers += [] if dropout is None else [nn.Dropout(dropout)]
+        layers += [nn.Linear(c_in, c_out), hidden()]
+    return nn.Sequential(*layers[:-1])
 
 
 class Generator(nn.Module):
@@ -59,67 +71,25 @@ class Generator(nn.Module):
 
     def __init__(self, size: int, M: int, channels: int = 3, width: int = 64, out_bias: bool = False):
         super().__init__()
-        _check(size, M, channels, width)
+        check_size(size)
         widths = [8 * width, 4 * width, 2 * width, 2 * width if size == 32 else width]
-        layers: list[nn.Module] = [FromVector(M, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
-        for c_in, c_out in zip(widths, widths[1:], strict=False):  # 4x4 -> 8x8 -> 16x16 -> 32x32
-            layers += [nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        layers = up(FromVector(M, widths[0], 4, bias=False))
+        for c_in, c_out in pairwise(widths):  # 4x4 -> 8x8 -> 16x16 -> 32x32
+            layers += up(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False))
         if size == 32:
-            layers.append(nn.Conv2d(widths[-1], channels, 1, bias=True))
+            layers.append(nn.Conv2d(widths[-1], channels, 1))
         else:
             layers.append(nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1, bias=out_bias))
-        self.layers = nn.Sequential(*layers)
-        self.M, self.size, self.channels = M, size, channels
+        self.layers, self.M = nn.Sequential(*layers), M
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.ndim != 2 or z.shape[1] != self.M:
-            raise ValueError(f"the generator takes codes (B, {self.M}), got {tuple(z.shape)}")
+        check_input("the generator takes codes", z, self.M)
         return torch.tanh(self.layers(z).float())
 
+    @torch.no_grad()
     def set_mean(self, mean: Tensor) -> None:
         """Set the last bias so that tanh(bias) is the data's mean pixel; mean: (channels,), in (-1, 1)."""
-        bias = self.layers[-1].bias
-        with torch.no_grad():
-            bias.copy_(torch.atanh(mean.clamp(-0.99, 0.99)))
-
-
-class Encoder(nn.Module):
-    """e: images (B, channels, size, size) in [-1, 1] -> codes (B, M), float32; unit rows for the sphere prior.
-
-    Strided convolutions, BatchNorm (not on the first) and LeakyReLU(0.2), then a linear convolution; at 32 px its 2x2
-    outputs are averaged. prior="gaussian" leaves the codes unnormalised. `in_bias` gives the first convolution a bias (the
-    released one has none): without it the encoder is blind to brightness and contrast in training, since scaling x scales
-    every layer before the first BatchNorm, and the batch statistics undo it.
-    """
-
-    def __init__(
-        self, size: int, M: int, channels: int = 3, width: int = 64, prior: str = "sphere", in_bias: bool = False,
-        spectral_norm: bool = False,
-    ):  # fmt: skip
-        super().__init__()
-        _check(size, M, channels, width)
-        widths = [width * 2**i for i in range(3 if size == 32 else 4)]
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=in_bias), nn.LeakyReLU(0.2, inplace=True)]
-        for c_in, c_out in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)]
-        if size == 32:
-            layers += [nn.Conv2d(widths[-1], M, 4, 2, 1, bias=True), nn.AvgPool2d(2), nn.Flatten()]
-        else:
-            layers.append(ToVector(widths[-1], M))
-        self.layers = nn.Sequential(*layers)
-        self.M, self.size, self.channels, self.prior = M, size, channels, sphere.check_prior(prior)
-        initialise(self)
-        if spectral_norm:
-            for layer in self.layers:
-                if isinstance(layer, nn.Conv2d):
-                    nn.utils.parametrizations.spectral_norm(layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1:] != (self.channels, self.size, self.size):
-            want = f"(B, {self.channels}, {self.size}, {self.size})"
-            raise ValueError(f"the encoder takes images {want}, got {tuple(x.shape)}")
-        e = self.layers(x).float()  # (B, M)
-        return sphere.project(e) if self.prior == "sphere" else e
+        self.layers[-1].bias.copy_(torch.atanh(mean.clamp(-0.99, 0.99)))
 
 
 class MlpGenerator(nn.Module):
@@ -129,11 +99,9 @@ class MlpGenerator(nn.Module):
     "linear" is unbounded (points of a plane).
     """
 
-    def __init__(
-        self, dims: tuple[int, ...], shape: tuple[int, ...], hidden: type[nn.Module] = nn.Tanh, out: str = "sigmoid"
-    ):
+    def __init__(self, dims: Sequence[int], shape: Sequence[int], hidden: type[nn.Module] = nn.Tanh, out: str = "sigmoid"):
         super().__init__()
-        if len(dims) < 2 or dims[-1] != math.prod(shape) or out not in ("sigmoid", "linear"):
+        if dims[-1] != math.prod(shape) or out not in ("sigmoid", "linear"):
             raise ValueError(f"dims must end in {math.prod(shape)} and out be sigmoid or linear, got {dims} and {out!r}")
         self.layers = mlp(dims, hidden)
         self.M, self.shape, self.out = dims[0], tuple(shape), out
@@ -148,47 +116,76 @@ def published_decoder(shape: tuple[int, ...], M: int = 10) -> MlpGenerator:
     return MlpGenerator((M, 64, 256, 256, 1024, math.prod(shape)), shape)
 
 
-class MlpEncoder(nn.Module):
-    """e: images or points (B, ...), flattened -> codes (B, dims[-1]) float32; unit rows for the sphere prior."""
+class _Encoder(nn.Module):
+    """e: `layers` and their output as codes (B, M), float32; unit rows for the sphere prior."""
 
-    def __init__(self, dims: tuple[int, ...], prior: str = "sphere", hidden: type[nn.Module] = nn.Tanh):
+    def __init__(self, layers: nn.Sequential, M: int, prior: str):
         super().__init__()
-        self.layers = mlp(dims, hidden)
-        self.M, self.prior = dims[-1], sphere.check_prior(prior)
-
-    def forward(self, x: Tensor) -> Tensor:
-        e = self.layers(x.reshape(len(x), -1)).float()
-        return sphere.project(e) if self.prior == "sphere" else e
-
-
-class ConvEncoder(nn.Module):
-    """e: (B, C, H, W), H and W divisible by 4 -> codes (B, M): three convolutions of width, 2 width and 4 width channels,
-    BatchNorm on all but the first, LeakyReLU(0.2), one linear layer. For fully connected decoders."""
-
-    def __init__(self, shape: tuple[int, ...], M: int, prior: str, width: int = 16):
-        super().__init__()
-        C, H, W = shape
-        if H % 4 or W % 4:
-            raise ValueError(f"the convolutional encoder takes sizes that are multiples of 4, got {H}x{W}")
-        layers: list[nn.Module] = [nn.Conv2d(C, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for c_in, kernel in ((width, 4), (2 * width, 3)):
-            layers += [nn.Conv2d(c_in, 2 * c_in, kernel, 2, 1, bias=False), nn.BatchNorm2d(2 * c_in), nn.LeakyReLU(0.2)]
-        side = [math.ceil(n / 4 / 2) for n in (H, W)]
-        layers += [nn.Flatten(), nn.Linear(4 * width * side[0] * side[1], M)]
-        self.layers = nn.Sequential(*layers)
-        self.M, self.prior = M, sphere.check_prior(prior)
+        self.layers, self.M, self.prior = layers, M, sphere.check_prior(prior)
 
     def forward(self, x: Tensor) -> Tensor:
         e = self.layers(x).float()
         return sphere.project(e) if self.prior == "sphere" else e
 
 
-class NoisyCode(nn.Module):
-    """A stochastic encoder on the sphere: in training project(e(x) + sigma/sqrt(M) noise), noise ~ N(0, I); in evaluation
-    e(x).
+class Encoder(_Encoder):
+    """e: images (B, channels, size, size) in [-1, 1] -> codes (B, M), float32; unit rows for the sphere prior.
 
-    sigma: length of the noise relative to the code, about; ALI's encoder draws its codes too.
+    Strided convolutions, BatchNorm (not on the first) and LeakyReLU(0.2), then a linear convolution; at 32 px its 2x2
+    outputs are averaged. prior="gaussian" leaves the codes unnormalised. `in_bias` gives the first convolution a bias (the
+    released one has none): without it the encoder is blind to brightness and contrast in training, since scaling x scales
+    every layer before the first BatchNorm, and the batch statistics undo it.
     """
+
+    def __init__(
+        self, size: int, M: int, channels: int = 3, width: int = 64, prior: str = "sphere", in_bias: bool = False,
+        spectral_norm: bool = False,
+    ):  # fmt: skip
+        check_size(size)
+        widths = [width * 2**i for i in range(3 if size == 32 else 4)]
+        layers = down([channels, *widths], in_bias=in_bias)
+        if size == 32:
+            layers += [nn.Conv2d(widths[-1], M, 4, 2, 1), nn.AvgPool2d(2), nn.Flatten()]
+        else:
+            layers.append(ToVector(widths[-1], M, 4))
+        super().__init__(nn.Sequential(*layers), M, prior)
+        self.shape = channels, size, size
+        initialise(self)
+        if spectral_norm:
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    nn.utils.parametrizations.spectral_norm(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input("the encoder takes images", x, *self.shape)
+        return super().forward(x)
+
+
+class MlpEncoder(_Encoder):
+    """e: images or points (B, ...), flattened -> codes (B, dims[-1]) float32; unit rows for the sphere prior."""
+
+    def __init__(self, dims: Sequence[int], prior: str = "sphere", hidden: type[nn.Module] = nn.Tanh):
+        super().__init__(mlp(dims, hidden), dims[-1], prior)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+class ConvEncoder(_Encoder):
+    """e: (B, C, H, W) -> codes (B, M): three convolutions of 16, 32 and 64 channels, BatchNorm on all but the first,
+    LeakyReLU(0.2), one linear layer. For fully connected decoders."""
+
+    def __init__(self, shape: tuple[int, int, int], M: int, prior: str):
+        C, H, W = shape
+        layers = down([C, 16, 32], in_bias=True)
+        layers += [nn.Conv2d(32, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)]
+        layers += [nn.Flatten(), nn.Linear(64 * math.ceil(H // 4 / 2) * math.ceil(W // 4 / 2), M)]
+        super().__init__(nn.Sequential(*layers), M, prior)
+
+
+class NoisyCode(nn.Module):
+    """A stochastic encoder on the sphere: in training project(e(x) + sigma/sqrt(M) noise), noise ~ N(0, I), which is about
+    sigma times as long as the code; in evaluation e(x)."""
 
     def __init__(self, net: nn.Module, sigma: float):
         super().__init__()
@@ -196,7 +193,6 @@ class NoisyCode(nn.Module):
 
     @property
     def layers(self) -> nn.Sequential:
-        """The layers of the encoder inside."""
         return self.net.layers
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,31 +200,21 @@ class NoisyCode(nn.Module):
         return sphere.project(e + self.sigma / self.M**0.5 * torch.randn_like(e)) if self.training else e
 
 
-def mlp(dims: tuple[int, ...], hidden: type[nn.Module]) -> nn.Sequential:
-    """Linear layers of widths `dims`, `hidden()` between them; the framework's initialisation."""
-    layers: list[nn.Module] = []
-    for c_in, c_out in zip(dims, dims[1:], strict=False):
-        layers += [nn.Linear(c_in, c_out), hidden()]
-    return nn.Sequential(*layers[:-1])
-
-
 class GaussianCode(nn.Module):
-    """A stochastic encoder q(z|x) = N(mean, diag sigma^2) around a net x -> (B, 2 M).
+    """A stochastic encoder q(z|x) = N(mean, diag sigma^2) around a net x -> (B, 2 M), mean and log sigma.
 
-    head: what the second half of the output is, "log_sigma" or "log_variance". sampled: forward draws a code (as ALI's
-    encoder does), else it gives the mean (as a VAE's reconstructions take it).
+    sampled: forward draws a code (as ALI's encoder does), else it gives the mean (as a VAE's reconstructions take it).
+    log_variance: the second half of the net's output is log sigma^2.
     """
 
-    def __init__(self, net: nn.Module, *, sampled: bool, head: str = "log_sigma"):
+    def __init__(self, net: nn.Module, *, sampled: bool, log_variance: bool = False):
         super().__init__()
-        if head not in ("log_sigma", "log_variance"):
-            raise ValueError(f"unknown head {head!r}; valid: log_sigma, log_variance")
-        self.net, self.sampled, self.head = net, sampled, head
+        self.net, self.sampled, self.log_variance = net, sampled, log_variance
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log sigma), each (B, M) float32."""
         mean, spread = self.net(x).float().chunk(2, 1)
-        return mean, spread / 2 if self.head == "log_variance" else spread
+        return mean, spread / 2 if self.log_variance else spread
 
     def forward(self, x: Tensor) -> Tensor:
         mean, log_sigma = self.moments(x)
@@ -240,13 +226,15 @@ def draw(mean: Tensor, log_sigma: Tensor) -> Tensor:
     return mean + log_sigma.exp() * torch.randn_like(mean)
 
 
-def _check(size: int, M: int, channels: int, width: int) -> None:
-    if size not in SIZES:
-        raise ValueError(f"no network for {size}x{size} images; there are {', '.join(f'{s}x{s}' for s in SIZES)}")
-    if channels not in (1, 3):
-        raise ValueError(f"images have 1 or 3 channels, got {channels}")
-    if M < 1 or width < 1:
-        raise ValueError(f"need M >= 1 and width >= 1, got M={M}, width={width}")
+class MlpDiscriminator(nn.Module):
+    """d: images or points (B, ...), flattened, joined with their codes (B, M) if there are any -> logits (B,); LeakyReLU."""
+
+    def __init__(self, dims: tuple[int, ...], leak: float = 0.2, dropout: float | None = None):
+        super().__init__()
+        self.layers = mlp(dims, lambda: nn.LeakyReLU(leak), dropout)
+
+    def forward(self, x: Tensor, *z: Tensor) -> Tensor:
+        return self.layers(torch.cat([x.flatten(1), *z], 1)).float().squeeze(1)
 
 
 def with_maps(z: Tensor, L: Tensor) -> Tensor:
@@ -256,36 +244,48 @@ def with_maps(z: Tensor, L: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Released initialisation: conv weights N(0, 0.02), BatchNorm weights N(1, 0.02), BatchNorm biases 0.
-
-    Biases of convolutions keep the framework's default, uniform in +-1/sqrt(fan_in).
-    """
+    """Released initialisation: weights of convolutions N(0, 0.02), of BatchNorm N(1, 0.02). Biases keep the framework's:
+    uniform in +-1/sqrt(fan_in), and 0."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(m.weight, 0.0, 0.02)
         elif isinstance(m, nn.BatchNorm2d):
             nn.init.normal_(m.weight, 1.0, 0.02)
-            nn.init.zeros_(m.bias)
 
 
+@torch.no_grad()
 def start_decoder(g: MlpGenerator, mean: Tensor | None) -> None:
     """Start a fully connected sigmoid decoder: Xavier's weights (the framework's let the signal die in four layers of tanh),
     hidden biases 0, the last at the logit of `mean`, (C, H, W) in [-1, 1], where it is given."""
-    linear = [layer for layer in g.layers if isinstance(layer, nn.Linear)]
-    for layer in linear[:-1]:
+    *hidden, last = (layer for layer in g.layers if isinstance(layer, nn.Linear))
+    for layer in hidden:
         nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("tanh"))
         nn.init.zeros_(layer.bias)
-    nn.init.xavier_uniform_(linear[-1].weight)
+    nn.init.xavier_uniform_(last.weight)
     if mean is not None:
-        with torch.no_grad():
-            linear[-1].bias.copy_(torch.logit(((mean.ravel() + 1) / 2).float().clamp(0.01, 0.99)))
+        last.bias.copy_(torch.logit(((mean.ravel() + 1) / 2).float().clamp(0.01, 0.99)))
 
 
-def square(shape: tuple[int, ...]) -> int:
-    """H of an image shape (C, H, W), which must be W: the convolutional networks take squares. Raises ValueError."""
-    if shape[1] != shape[2]:
-        raise ValueError(f"the networks take square images, got {shape[1]}x{shape[2]}")
-    return shape[1]
+def check_size(size: int) -> None:
+    """Raise ValueError naming the sizes that there are convolutional networks for."""
+    if size not in SIZES:
+        raise ValueError(f"no network for {size}x{size} images; there are {', '.join(f'{s}x{s}' for s in SIZES)}")
+
+
+def check_input(taker: str, x: Tensor, *shape: int) -> None:
+    """Raise ValueError unless x is (B, *shape); taker: "the encoder takes images"."""
+    if x.shape[1:] != shape:
+        raise ValueError(f"{taker} (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+
+
+def square(shape: tuple[int, int, int]) -> int:
+    """H of an image shape (C, H, W). Raises ValueError unless C is 1 or 3 and W is H: what convolutional networks take."""
+    C, H, W = shape
+    if H != W:
+        raise ValueError(f"the networks take square images, got {H}x{W}")
+    if C not in (1, 3):
+        raise ValueError(f"the networks take images of 1 or 3 channels, got {C}")
+    return H
 
 
 def n_parameters(net: nn.Module) -> int:
@@ -298,20 +298,16 @@ def n_parameters(net: nn.Module) -> int:
 
 def hidden_layers(net: nn.Module, moment: str = "after") -> list[int]:
     """Positions in net.layers whose outputs are the hidden layers' values before or after the nonlinearity (LeakyReLU)."""
-    if moment not in MOMENTS:
-        raise ValueError(f"moment is {' or '.join(MOMENTS)} the nonlinearity, got {moment!r}")
+    if moment not in ("before", "after"):
+        raise ValueError(f"moment is before or after the nonlinearity, got {moment!r}")
     found = [i for i, layer in enumerate(net.layers) if isinstance(layer, nn.LeakyReLU)]
     return found if moment == "after" else [i - 1 for i in found]
 
 
 def layer_features(
-    net: nn.Module,
-    at: Sequence[int],
-    *,
-    pool: int | None = 4,
-    code: Callable[[Tensor], Tensor] | None = None,
+    net: nn.Module, at: Sequence[int], *, pool: int | None = 4, code: Callable[[Tensor], Tensor] | None = None,
     prepare: Callable[[Tensor], Tensor] = lambda x: x,
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
     """uint8 images (n, C, H, W) -> float32 (n, D): the outputs of net.layers at positions `at`, each reduced to at most
     pool x pool by maxima, flattened and joined. net in evaluation mode. pool None: no pooling. code: the last part, from the
     images (B, C, H, W) in [-1, 1]. prepare: what the network does with the images before its first layer."""

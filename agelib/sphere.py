@@ -24,7 +24,7 @@ def check_prior(prior: str) -> str:
 def project(z: Tensor) -> Tensor:
     """Divide each row of z (B, M) by its Euclidean norm; float32 or wider out, whatever comes in.
 
-    Raises ValueError unless z is two-dimensional: with (B, M, 1, 1) a norm over dim 1 broadcasts wrongly elsewhere.
+    Raises ValueError for another shape: with (B, M, 1, 1) a norm over dim 1 broadcasts wrongly elsewhere.
     No epsilon, as in the released code: a zero row gives NaN, which the training loop reports.
     """
     if z.ndim != 2:
@@ -36,8 +36,6 @@ def project(z: Tensor) -> Tensor:
 def sample(n: int, M: int, prior: str = "sphere", *, device=None, generator: torch.Generator | None = None) -> Tensor:
     """Draw n codes of dimension M from the prior, float32 (n, M)."""
     check_prior(prior)
-    if n < 1 or M < 1:
-        raise ValueError(f"need n >= 1 codes of M >= 1 dimensions, got n={n}, M={M}")
     z = torch.randn(n, M, device=device, generator=generator)
     return project(z) if prior == "sphere" else z
 
@@ -45,8 +43,8 @@ def sample(n: int, M: int, prior: str = "sphere", *, device=None, generator: tor
 def slerp(z0: Tensor, z1: Tensor, t: Tensor | float) -> Tensor:
     """Points on the great circle from z0 to z1 (Shoemake 1985), all of shape (..., M) with unit rows.
 
-    t: a number, or a tensor that broadcasts against z0[..., 0]; 0 gives z0 and 1 gives z1. Nearly equal rows fall
-    back to a straight line, projected; opposite rows raise ValueError, since no shortest path is defined.
+    t: a number, or a tensor that broadcasts against z0[..., 0]; 0 gives z0 and 1 gives z1. Opposite rows raise ValueError,
+    since no shortest path is defined.
     """
     if z0.shape != z1.shape:
         raise ValueError(f"slerp needs codes of one shape, got {tuple(z0.shape)} and {tuple(z1.shape)}")
@@ -55,11 +53,7 @@ def slerp(z0: Tensor, z1: Tensor, t: Tensor | float) -> Tensor:
     if bool((cos < -1 + 1e-6).any()):
         raise ValueError("slerp between opposite points: every great circle is as short")
     omega = torch.acos(cos.clamp(-1, 1))
-    sin = torch.sin(omega)
-    near = sin < 1e-4
-    safe = torch.where(near, torch.ones_like(sin), sin)
-    w0 = torch.where(near, 1 - t, torch.sin((1 - t) * omega) / safe)
-    w1 = torch.where(near, t.expand_as(near), torch.sin(t * omega) / safe)
+    w0, w1 = (s * torch.sinc(s * omega / math.pi) for s in (1 - t, t))  # sin(s omega) / omega
     z = w0 * z0 + w1 * z1
     return z / z.norm(dim=-1, keepdim=True)
 

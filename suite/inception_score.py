@@ -103,8 +103,8 @@ def network(asked: dict[str, Any] | None, device: str = "auto") -> tuple[Any, in
         return None, 0, "not asked for (inception = None)"
     check_names("inception", asked, ("n", "weights"))
     try:
-        path = inception.find_weights(params.from_root(asked.get("weights")))
-        return inception.load(path, device=hardware.choose_device(device)), asked.get("n", 50_000), ""
+        net = inception.load(params.from_root(asked.get("weights")), device=hardware.choose_device(device))
+        return net, asked.get("n", 50_000), ""
     except inception.WeightsError as error:
         return None, 0, str(error)
 

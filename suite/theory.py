@@ -104,9 +104,9 @@ def make_step(method: str, width: int) -> Step:
         return age.make_step({"g": g, "e": e}, age.Config(M=m, lam=30, mu=50, margin=0.5, drop_lr=0, **adam))
     if method == "ALI":
         e = networks.GaussianCode(networks.MlpEncoder((2, *hidden, 2 * m), "gaussian", nn.ReLU), sampled=True)
-        d = ali.MlpDiscriminator((2 + m, *hidden, 1), leak=0.2, dropout=0.0)
+        d = networks.MlpDiscriminator((2 + m, *hidden, 1), leak=0.2, dropout=0.0)
         return ali.make_step({"g": g, "e": e, "d": d}, ali.Config(**adam))
-    return gan.make_step({"g": g, "d": gan.MlpDiscriminator((2, *hidden, 1))}, gan.Config(**adam))
+    return gan.make_step({"g": g, "d": networks.MlpDiscriminator((2, *hidden, 1))}, gan.Config(**adam))
 
 
 def train(method: str, X: np.ndarray, *, width: int, n_steps: int, B: int, seed: int, n_samples: int = 10_000) -> np.ndarray:

@@ -90,7 +90,7 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     def uploaded(what: str, files: tuple[dict, ...]) -> None:
         try:
             for file in files:
-                shown[what] = data.decode_image(bytes(file["content"]), file["name"], picture.shape[1], 3, say=say)
+                shown[what] = data.read_image(bytes(file["content"]), picture.shape[1], 3, say=say, name=file["name"])
                 show_all()
         except data.DataError as error:
             say(str(error))

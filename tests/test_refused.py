@@ -142,7 +142,7 @@ CASES = [  # what the user does, the exception, the file spoilt: [(how, what is 
     (lambda place: ais.forward(*CHAINS, folder=place / "ais"), CheckpointError, "ais/block-0000", states(
         ("z", None, "'z'"), ("log_w", "x", "'str'"), ("t", 99, "range"), ("random", 7, "int"), ("identity", [1], ""))),
     (lambda place: tables.read_paper_numbers(place / "p.csv"), ValueError, "p.csv", [("", "p.csv: "), (b"\xff", "p.csv: ")]),
-    (lambda place: inception.find_weights(place / "w"), inception.WeightsError, "w", [(fifo, "/w: "), ("x", "/w: sha")]),
+    (lambda place: inception.load(place / "w"), inception.WeightsError, "w", [(fifo, "/w: "), ("x", "/w: sha")]),
     (lambda _, name: data.load(name), ValueError, None, [({"name": None}, "data set None")]),
     (lambda _, name: data.load(name), data.DataError, None, [({"name": "npz:~no/x"}, "~no/x")]),
     (lambda _, **values: params.check(BOOK.kinds, BOOK.defaults | values, "a.yaml: run a"), params.ParameterError, None, [

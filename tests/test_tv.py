@@ -4,6 +4,8 @@ import sys
 import pytest
 import torch
 
+from agelib import tv
+
 CODE = """
 import warnings
 warnings.simplefilter("ignore")
@@ -17,25 +19,17 @@ print(tuple(v2.Resize(8)(torch.zeros(3, 16, 16)).shape), datasets.SVHN.__name__)
 """
 
 
-def test_torchvision_imports_whatever_the_builds(tmp_path):
+def test_torchvision_imports_whatever_the_builds():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.stdout.strip() == "(3, 8, 8) SVHN", done.stderr
 
 
-def test_other_failures_pass_through(monkeypatch):
-    from agelib import tv
-
+@pytest.mark.parametrize(("cuda", "message"), [(None, "something else"), ("13.0", "operator torchvision::nms")])
+def test_other_failures_pass_through(monkeypatch, cuda, message):
     def fail(name):
-        raise RuntimeError("something else")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(tv.importlib, "import_module", fail)
-    with pytest.raises(RuntimeError, match="something else"):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(RuntimeError, match=message):
         tv.import_torchvision()
-    monkeypatch.setattr(tv.importlib, "import_module", lambda name: fail_operator())
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(RuntimeError, match="nms does not exist"):
-        tv.import_torchvision()
-
-
-def fail_operator():
-    raise RuntimeError("operator torchvision::nms does not exist")

@@ -6,18 +6,17 @@ patches, faces, cars, made from what the dependencies ship; and your own images,
 download. data/README.md says where each file comes from and where it goes.
 """
 
-from __future__ import annotations
-
 import os
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from agelib.data import cache, official, own, packs
-from agelib.data.pixels import decode_image, raw_blocks, read_image
-from agelib.data.sets import NAMES, REAL, STANDINS, DataError, ImageSet, Source, splits
+from agelib.data.pixels import from_arrays, read_image
+from agelib.data.sets import NAMES, REAL, STANDINS, DataError, ImageSet, Source
 
-__all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "decode_image", "load", "pack_folders", "read_image"]
+__all__ = ["NAMES", "DataError", "ImageSet", "available", "data_root", "load", "pack_folders", "read_image"]
 
 RECIPE = "1"  # of the readers and of pixels.py: a new number makes every cache prepare anew
 
@@ -40,20 +39,16 @@ def load(
     file of it is damaged; ValueError for a name, split or number that is not valid.
     """
     kind, _, path = str(name).partition(":")
-    is_own = kind in ("folder", "npz") and path != ""
-    if not is_own and name not in NAMES:
+    if name not in NAMES and not (kind in ("folder", "npz") and path):
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}, folder:PATH or npz:PATH")
-    if split not in splits(name):
-        raise ValueError(f"{name} has no split {split!r}: expected one of {', '.join(splits(name))}")
-    for what, value, admitted, wanted in (
-        ("size", size, range(4, 1025), "from 4 to 1024 pixels"),
-        ("channels", channels, (1, 3), "1 or 3"),
-        ("limit", limit, range(1, 1 << 62), "of at least 1"),
-    ):
-        if value is not None and (type(value) is not int or value not in admitted):
-            raise ValueError(f"{what} must be an integer {wanted}, got {value!r}")
+    if split not in (splits := tuple(REAL[name].official) if name in REAL else ("train", "test")):
+        raise ValueError(f"{name} has no split {split!r}: expected one of {', '.join(splits)}")
+    admitted = {"size": range(4, 1025), "channels": (1, 3), "limit": range(1, sys.maxsize)}
+    for what, value in (("size", size), ("channels", channels), ("limit", limit)):
+        if value is not None and (type(value) is not int or value not in admitted[what]):
+            raise ValueError(f"{what} must be an integer in {admitted[what]}, got {value!r}")
     key, recipe, stands_for, where = name, RECIPE, None, Path(os.path.expanduser(path))
-    if is_own:
+    if path:
         key, recipe, default = own.key(kind, where), f"{RECIPE}, own 2", (32, own.channels(kind, where))
     elif name in STANDINS:
         from agelib.data import standins
@@ -68,9 +63,9 @@ def load(
         if stands_for:
             drawn, labels, class_names = standins.make(name, split, size)
             line = f"embedded, {len(drawn):,} {split} images, a stand-in for {stands_for}"
-            source = Source(len(drawn), partial(raw_blocks, drawn), labels, class_names, line)
+            source = Source(len(drawn), partial(from_arrays, drawn), labels, class_names, line)
         else:
-            source = own.open_split(kind, where, split) if is_own else _open(name, split, download)
+            source = own.OPEN[kind](where, split) if path else _open(name, split, download)
         cache.write(folder, recipe, source, size, channels)
         found = cache.read(folder, recipe)
     images, labels, about = found
@@ -94,11 +89,8 @@ def data_root() -> Path:
     """$AGELIB_DATA; else `data` beside the nearest pyproject.toml at or above the working folder; else ./data."""
     if chosen := os.environ.get("AGELIB_DATA"):
         return Path(chosen)
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "pyproject.toml").is_file() and (folder / "data").is_dir():
-            return folder / "data"
-    return Path("data")
+    roots = (folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "pyproject.toml").is_file())
+    return next((root / "data" for root in roots if (root / "data").is_dir()), Path("data"))
 
 
 def pack_folders() -> list[Path]:
@@ -107,35 +99,35 @@ def pack_folders() -> list[Path]:
 
 
 def _where(name: str) -> str:
-    spec, both = REAL[name], ("train", "test")
-    prepared = data_root() / "prepared" / f"{name}-{spec.channels}x{spec.size}"
-    if all((prepared / split / "about.json").is_file() for split in both):
+    prepared = data_root() / "prepared" / f"{name}-{REAL[name].channels}x{REAL[name].size}"
+    if all((prepared / split / "about.json").is_file() for split in ("train", "test")):
         return "prepared"
     try:
         if packs.find(name, pack_folders()):
             return "pack"
     except DataError as err:
         return f"missing: {err}"
-    if all(official.present(name, split, [data_root(), *pack_folders()]) for split in both):
+    if all(official.present(name, split, [data_root(), *pack_folders()]) for split in ("train", "test")):
         return "official files"
-    files = dict.fromkeys(file for split in both for file in official.needed(name, split))
-    return f"missing: {spec.pack}-part<k>.npz in a packs folder, or {', '.join(files)} in the data root"
+    return f"missing: {_wanted(name, 'train', 'test')}"
 
 
 def _open(name: str, split: str, download: bool) -> Source:
     """The first source of a real set that has the split; DataError saying what belongs where when none has."""
-    root, folders = data_root(), pack_folders()
-    parts, bases, failure = packs.find(name, folders), [root, *folders], "downloads are switched off (download=False)"
-    if packs.holds(name, split, parts):
-        return packs.open_split(name, split, parts)
-    if not official.present(name, split, bases) and download:
+    bases, failure = [data_root(), *pack_folders()], "downloads are switched off (download=False)"
+    if source := packs.open_split(name, split, packs.find(name, pack_folders())):
+        return source
+    if download and not official.present(name, split, bases):
         failure = official.fetch(name, split, bases)
     if official.present(name, split, bases):
-        return official.open_split(name, split, bases)
-    lines = [f"{name}: no {split} images at hand, and {failure}."]
-    lines.append(f"Put the official files into {(root / official.FOLDERS[name][0]).resolve()}:")
-    for file in official.needed(name, split):
-        place = f", {official.URLS[name][0]}/{file}" if name in official.URLS else ""
-        lines.append(f"  {file} (md5 {official.SUMS[file][0]}{place})")
-    lines.append(f"or packs {REAL[name].pack}-part<k>.npz into {' or '.join(map(str, folders))}. See data/README.md.")
-    raise DataError("\n".join(lines))
+        return getattr(official, name)(split, bases)
+    raise DataError(f"{name}: no {split} images at hand, and {failure}. Needed: {_wanted(name, split)}; see data/README.md")
+
+
+def _wanted(name: str, *wanted: str) -> str:
+    """The files of some splits, and where they belong."""
+    files = dict.fromkeys(file for split in wanted for file in official.needed(name, split))
+    place = (data_root() / official.FOLDERS[name][0]).resolve()
+    url = f", {official.URLS[name][0]}" if name in official.URLS else ""
+    listed = ", ".join(f"{file} (md5 {official.SUMS[file][0]}{url})" for file in files)
+    return f"{listed} in {place}, or {REAL[name].pack}-part<k>.npz in {' or '.join(map(str, pack_folders()))}"

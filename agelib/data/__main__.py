@@ -1,14 +1,7 @@
-"""`python -m agelib.data`: say which data sets are at hand, or prepare some.
-
-python -m agelib.data --list                    list every set and where it would come from (so does no option)
-python -m agelib.data --fetch cifar10 celeba    prepare the training and test splits of these, downloading what lacks
-"""
-
-from __future__ import annotations
+"""`python -m agelib.data --list`: which data sets are at hand, and from where; `--fetch NAME ...`: prepare some."""
 
 import argparse
 import sys
-import time
 
 from agelib.data import NAMES, DataError, available, data_root, load, pack_folders
 
@@ -16,8 +9,8 @@ from agelib.data import NAMES, DataError, available, data_root, load, pack_folde
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code is 1 if a set could not be prepared, 0 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m agelib.data", description="List or prepare data sets.")
-    parser.add_argument("--list", action="store_true", help="list the sets (the default)")
-    what = f"{', '.join(NAMES)}, folder:PATH or npz:PATH"
+    parser.add_argument("--list", action="store_true", help="list every set and where it would come from (the default)")
+    what = f"prepare the training and test splits of these: {', '.join(NAMES)}, folder:PATH or npz:PATH"
     parser.add_argument("--fetch", nargs="+", default=[], metavar="NAME", help=what)
     parser.add_argument("--no-download", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
@@ -26,11 +19,9 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{name:15} {where}" for name, where in available().items()))
     failed = 0
     for name, split in [(name, split) for name in args.fetch for split in ("train", "test")]:
-        begun = time.perf_counter()
         try:
             found = load(name, split, download=not args.no_download)
-            shape = "x".join(map(str, found.images.shape))
-            print(f"{name} {split}: {shape}, {found.source} ({time.perf_counter() - begun:.1f} s)")
+            print(f"{name} {split}: {'x'.join(map(str, found.images.shape))}, {found.source}")
         except (DataError, ValueError) as err:
             failed = 1
             print(f"{name} {split}: {err}", file=sys.stderr)

@@ -1,8 +1,5 @@
-"""Reading .npz files that others wrote: no pickles, nothing unpacked before its size is known, errors that name the file."""
+"""Reading .npz files that others wrote: no pickles, nothing too large for the memory, errors that name file and array."""
 
-from __future__ import annotations
-
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,7 @@ MAX_CLASSES = 1 << 16  # where nobody says how many there are
 def read(path: Path, key: str, kinds: str, ndim: tuple[int, ...] = (1,), optional: bool = False) -> np.ndarray | None:
     """One array of an .npz; None if it is absent and optional.
 
-    kinds: the numpy kinds admitted ("u", "iu", "U").  ndim: the numbers of dimensions admitted.  Raises DataError naming
-    the file and the array, also for one that would not fit into the memory that is free.
+    kinds: the numpy kinds admitted ("u", "iu", "U").  ndim: the numbers of dimensions admitted.
     """
     with reading(f"{path}, `{key}`"), NpzFile(plain(path), allow_pickle=False) as npz:
         if optional and key not in npz:
@@ -33,13 +29,6 @@ def read(path: Path, key: str, kinds: str, ndim: tuple[int, ...] = (1,), optiona
     return found
 
 
-def shape(path: Path, key: str) -> tuple[int, ...]:
-    """The shape of one array by its header. Raises DataError naming the file."""
-    with reading(f"{path}, `{key}`"), zipfile.ZipFile(plain(path)) as zf, zf.open(f"{key}.npy") as f:
-        np.lib.format.read_magic(f)
-        return np.lib.format.read_array_header_1_0(f)[0]
-
-
 def classes(path: Path, n: int, n_classes: int | None) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """`labels`, int64 (n,), and `class_names` of an .npz, each None if it is absent. n_classes: None if nobody says it."""
     labels, names = read(path, "labels", "iu", optional=True), read(path, "class_names", "U", optional=True)
@@ -47,14 +36,12 @@ def classes(path: Path, n: int, n_classes: int | None) -> tuple[np.ndarray | Non
     n_classes = len(names) if n_classes is None and names is not None else n_classes
     if names is not None and len(names) != n_classes:
         raise DataError(f"{path}: {len(names)} class names, expected {n_classes}")
-    return None if labels is None else check_labels(labels, n, n_classes, str(path)), names
+    return None if labels is None else check_labels(labels, n, n_classes, path), names
 
 
-def check_labels(labels: np.ndarray, n: int, n_classes: int | None, what: str) -> np.ndarray:
+def check_labels(labels: np.ndarray, n: int, n_classes: int | None, what: object) -> np.ndarray:
     """Labels as int64 (n,), every one in 0..n_classes-1 (MAX_CLASSES for None); DataError naming `what` otherwise."""
-    if labels.dtype.kind not in "iu" or labels.shape != (n,):
-        raise DataError(f"{what}: labels are {labels.dtype} {labels.shape}, expected integers ({n},), one an image")
-    top = (MAX_CLASSES if n_classes is None else n_classes) - 1
-    if n and (labels.min() < 0 or labels.max() > top):
-        raise DataError(f"{what}: labels lie in {labels.min()}..{labels.max()}, expected 0..{top}")
+    low, high, top = labels.min(initial=0), labels.max(initial=0), (MAX_CLASSES if n_classes is None else n_classes) - 1
+    if labels.shape != (n,) or low < 0 or high > top:
+        raise DataError(f"{what}: labels {labels.shape} lie in {low}..{high}, expected ({n},), one an image, in 0..{top}")
     return labels.astype(np.int64)

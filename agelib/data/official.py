@@ -1,35 +1,36 @@
-"""The official data sets from their own files, placed by hand or downloaded.
+"""The official data sets from their own files, placed by hand or downloaded: a set's reader is the function of its name.
 
-Every file with a published checksum is compared with it before it is read. Archives are unpacked once into the data root.
+Every file with a published checksum is compared with it before it is read. `bases`: the data root, into which archives are
+unpacked once, then the folders of packs.
 Stanford Cars are divided anew: the paper trains on "16,000 images", nearly all of the 16,185 there are, so both official
 halves are joined and 185 images drawn with a fixed seed are `test`. With the training half alone every tenth image is.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
+import itertools
 import os
 import shutil
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import loadmat
 
 from agelib.data.arrays import check_labels
 from agelib.data.cache import aside
-from agelib.data.pixels import decode, raw_blocks, to_array
-from agelib.data.sets import REAL, Blocks, DataError, Source, plain, reading
+from agelib.data.pixels import decode, from_arrays, to_array
+from agelib.data.sets import REAL, DataError, Source, plain, reading
 
 TIMEOUT_S = 30.0  # without an answer from the server
 SEED = 0  # of the cars' held-out draw, and of the order of Tiny ImageNet's training images, which the files keep by class
 CARS_HELD_OUT, CARS = 185, 16_185
 TEST_LABELS = "cars_test_annos_withlabels.mat"
 CELEBA_SIZE, CELEBA_HEIGHT, CELEBA_TOP = 64, 78, 7  # AGE crop: resized to 64 wide x 78 high, rows 7..70 kept
-CELEBA_CODES = {"train": 0, "validation": 1, "test": 2}
 MARK = ".checked"  # in a folder that was unpacked here from an archive with the right checksum
 
 # file, its MD5 as the sets' pages and torchvision give it, the SHA-256 of the same bytes where it could be had
@@ -61,18 +62,11 @@ URLS: dict[str, tuple[str, ...]] = {  # where a set's files lie, tried in order
     "svhn": ("https://ufldl.stanford.edu/housenumbers", "http://ufldl.stanford.edu/housenumbers"),
     "tiny_imagenet": ("https://cs231n.stanford.edu", "http://cs231n.stanford.edu"),
 }
-_IDS = ("0B7EVK8r0v71pZjFTYXZWM3FlRnM", "0B7EVK8r0v71pY0NSMzRuSXJEVkk")  # on Google Drive
-DRIVE = dict(zip(("img_align_celeba.zip", "list_eval_partition.txt"), _IDS, strict=True))
+# The files' names on Google Drive
+DRIVE = {"img_align_celeba.zip": "0B7EVK8r0v71pZjFTYXZWM3FlRnM", "list_eval_partition.txt": "0B7EVK8r0v71pY0NSMzRuSXJEVkk"}
 UNPACKS = {"cifar-10-python.tar.gz": "cifar-10-batches-py", "car_devkit.tgz": "devkit"}  # else the name without its suffix
 # Folders that are searched, in this order, below the data root and then below the folders of packs.
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "mnist": ("MNIST/raw", "MNIST", "mnist/raw", "mnist"),
-    "cifar10": ("cifar10", "CIFAR10", "."),
-    "svhn": ("svhn", "SVHN", "."),
-    "celeba": ("celeba", "CelebA", "."),
-    "tiny_imagenet": ("tiny_imagenet", "."),
-    "stanford_cars": ("stanford_cars", "."),
-}
+FOLDERS = {name: (name, ".") for name in REAL} | {"mnist": ("MNIST/raw", "MNIST", "mnist/raw", "mnist")}
 
 
 def needed(name: str, split: str) -> tuple[str, ...]:
@@ -100,16 +94,10 @@ def present(name: str, split: str, bases: list[Path]) -> bool:
     return all(find(bases, name, file) is not None for file in files)
 
 
-def open_split(name: str, split: str, bases: list[Path]) -> Source:
-    """One split of a set whose files are `present`. bases: the data root, which archives are unpacked into, then others."""
-    readers = {"mnist": _mnist, "cifar10": _cifar10, "svhn": _svhn, "celeba": _celeba, "tiny_imagenet": _tiny}
-    return (readers | {"stanford_cars": _cars})[name](split, bases)
-
-
-def check(path: Path, *sums: str) -> Path:
+def check(path: Path) -> Path:
     """Return `path` if its MD5 (and SHA-256, where known) is the official one; DataError naming both sums otherwise."""
     with reading(path), plain(path).open("rb") as f:
-        for kind, expected in zip(("md5", "sha256"), sums or SUMS[path.name], strict=False):
+        for kind, expected in zip(("md5", "sha256"), SUMS[path.name], strict=False):
             f.seek(0)
             if (found := hashlib.file_digest(f, kind).hexdigest()) != expected:
                 advice = f"({f.tell():,} bytes): truncated, changed or another version; fetch it again"
@@ -117,91 +105,85 @@ def check(path: Path, *sums: str) -> Path:
     return path
 
 
-def _mnist(split: str, bases: list[Path]) -> Source:
+def mnist(split: str, bases: list[Path]) -> Source:
     """28 x 28 grey, labels 0..9. The IDX files, gzipped or plain, need no parser once their MD5 is right."""
-    arrays = []
-    for file, shape in zip(needed("mnist", split), ((-1, 1, 28, 28), (-1,)), strict=True):
-        path = check(find(bases, "mnist", file))
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        arrays.append(np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape[:3])).reshape(shape))
-    return _from_arrays("mnist", split, *arrays, path)
+    paths = [check(find(bases, "mnist", file)) for file in needed("mnist", split)]
+    content = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths]
+    images, labels = np.frombuffer(content[0], np.uint8, offset=16), np.frombuffer(content[1], np.uint8, offset=8)
+    return _from_arrays("mnist", split, images.reshape(-1, 1, 28, 28), labels)
 
 
-def _cifar10(split: str, bases: list[Path]) -> Source:
-    """32 x 32 RGB, labels 0..9; the pickled batches are checked one by one before torchvision opens them."""
+def cifar10(split: str, bases: list[Path]) -> Source:
+    """32 x 32 RGB, labels 0..9; torchvision compares the pickled batches with their MD5 before it opens them."""
     folder = _unpacked("cifar10", "cifar-10-python.tar.gz", bases, [])
-    known = _torchvision().CIFAR10
-    for file, md5 in (*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])):
-        check(folder / file, md5)
     with reading(folder):
-        found = known(folder.parent, train=split == "train")
-    return _from_arrays("cifar10", split, found.data.transpose(0, 3, 1, 2), np.array(found.targets), folder)
+        found = _torchvision().CIFAR10(folder.parent, train=split == "train")
+    return _from_arrays("cifar10", split, found.data.transpose(0, 3, 1, 2), found.targets)
 
 
-def _svhn(split: str, bases: list[Path]) -> Source:
+def svhn(split: str, bases: list[Path]) -> Source:
     """Cropped digits (format 2): 32 x 32 RGB, labels 0..9 (the file writes the digit 0 as 10)."""
     path = check(find(bases, "svhn", f"{split}_32x32.mat"))
     with reading(path):
         found = _torchvision().SVHN(path.parent, split)
-    return _from_arrays("svhn", split, found.data, found.labels, path)
+    return _from_arrays("svhn", split, found.data, found.labels)
 
 
-def _celeba(split: str, bases: list[Path]) -> Source:
+def celeba(split: str, bases: list[Path]) -> Source:
     """The AGE crop of the official partition's images in the order of their numbers; no labels."""
-    notes: list[str] = []
+    notes, code = [], {"train": "0", "validation": "1", "test": "2"}[split]
     rows = check(find(bases, "celeba", "list_eval_partition.txt")).read_text("ascii").splitlines()
-    chosen = sorted(file for file, code in map(str.split, rows) if int(code) == CELEBA_CODES[split])
-    paths = _all_there(_unpacked("celeba", "img_align_celeba.zip", bases, notes), chosen)
-    return _from_files("celeba", split, paths, notes)
+    folder = _unpacked("celeba", "img_align_celeba.zip", bases, notes)
+    chosen = sorted(row.split()[0] for row in rows if row.split()[1] == code)
+    return _from_files("celeba", split, [folder / file for file in chosen], notes)
 
 
-def _tiny(split: str, bases: list[Path]) -> Source:
+def tiny_imagenet(split: str, bases: list[Path]) -> Source:
     """64 x 64 RGB, 200 classes, index = rank of the WordNet id. `test` is the validation split, since the test images carry
     no labels; the training images are in a fixed random order."""
     notes: list[str] = []
     folder = _unpacked("tiny_imagenet", "tiny-imagenet-200.zip", bases, notes)
-    with reading(folder / "wnids.txt"):
-        ids = sorted((folder / "wnids.txt").read_text("ascii").split())
-        if len(set(ids)) != REAL["tiny_imagenet"].n_classes:
-            raise ValueError(f"{len(set(ids))} WordNet ids, expected 200")
+    with reading(path := folder / "wnids.txt"):
+        ids = sorted(set(path.read_text("ascii").split()))
+        if len(ids) != REAL["tiny_imagenet"].n_classes:
+            raise ValueError(f"{len(ids)} WordNet ids, expected 200")
+    index = {wnid: i for i, wnid in enumerate(ids)}
     if split == "train":
-        files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("train/*/images/*.JPEG"))
-        if not files:
-            raise DataError(f"{folder / 'train'}: holds no images")
-        listed = [(files[i], files[i].split("/")[1]) for i in np.random.default_rng(SEED).permutation(len(files))]
+        found = _torchvision().folder.make_dataset(folder / "train", index, ".jpeg", allow_empty=True)
+        found = [found[i] for i in np.random.default_rng(SEED).permutation(len(found))]
     else:
         with reading(path := folder / "val" / "val_annotations.txt"):
-            listed = [tuple(line.split("\t")[:2]) for line in path.read_text("ascii").splitlines()]
-            _all_there(folder / "val" / "images", [file for file, _ in listed])
-            listed = [(f"val/images/{file}", wnid) for file, wnid in listed]
-    if strange := [file for file, wnid in listed if wnid not in ids]:
-        raise DataError(f"{folder / strange[0]}: of a class that wnids.txt does not name")
-    labels = np.array([ids.index(wnid) for _, wnid in listed], np.int64)
-    return _from_files("tiny_imagenet", split, [folder / file for file, _ in listed], notes, labels, tuple(ids))
+            rows = [line.split("\t") for line in path.read_text("ascii").splitlines()]
+            found = [(folder / "val" / "images" / row[0], index[row[1]]) for row in rows]
+    labels = np.array([label for _, label in found], np.int64)
+    return _from_files("tiny_imagenet", split, [Path(path) for path, _ in found], notes, labels, tuple(ids))
 
 
-def _cars(split: str, bases: list[Path]) -> Source:
+def stanford_cars(split: str, bases: list[Path]) -> Source:
     """One split of the pooled images: 64 x 64 RGB by default, 196 classes; grey images are converted and counted."""
     notes: list[str] = []
-    devkit, n_classes = _unpacked("stanford_cars", "car_devkit.tgz", bases, []), REAL["stanford_cars"].n_classes
-    class_names = tuple(map(str, _mat(devkit / "cars_meta.mat", "class_names")))
-    if len(class_names) != n_classes:
-        raise DataError(f"{devkit / 'cars_meta.mat'}: {len(class_names)} classes of cars, expected {n_classes}")
-    paths, classes = _cars_half("cars_train.tgz", devkit / "cars_train_annos.mat", bases, notes)
-    line = "official files, {:,} of 8,144 official training images"
+    devkit = _unpacked("stanford_cars", "car_devkit.tgz", bases, [])
+    halves = {"cars_train.tgz": devkit / "cars_train_annos.mat"}
     if (pooled := find(bases, "stanford_cars", "cars_test.tgz")) is not None:
         if (annotations := find(bases, "stanford_cars", TEST_LABELS)) is None:
             raise DataError(f"{pooled}: its labels are missing: put {TEST_LABELS} (md5 {SUMS[TEST_LABELS][0]}) beside it")
-        more, more_classes = _cars_half("cars_test.tgz", check(annotations), bases, notes)
-        paths, classes = paths + more, classes + more_classes
-        line = f"official files, {{:,}} {split} images of {len(paths):,}, officially {CARS:,}"
-        notes.append(f"{min(CARS_HELD_OUT, len(paths) // 10)} held out of the pooled halves, seed {SEED}")
-    else:
+        halves["cars_test.tgz"] = check(annotations)
+    paths, classes, class_names = [], [], tuple(map(str, _mat(devkit / "cars_meta.mat", "class_names")))
+    for archive, annotations in halves.items():
+        table, folder = _mat(annotations, "annotations"), _unpacked("stanford_cars", archive, bases, notes)
+        with reading(annotations):  # a row an image, classes from 1
+            paths += [folder / Path(str(file)).name for file in table["fname"]]
+            classes += map(int, table["class"])
+    n, chosen = len(paths), divide(len(paths), split, pooled is not None)
+    labels = check_labels(np.array(classes) - 1, n, len(class_names), f"{devkit}, classes less 1")[chosen]
+    if pooled is None:
+        line = f"official files, {len(chosen):,} of 8,144 official training images"
         notes.append("only the official training half is there, so every tenth image is held out as test")
-    chosen = divide(len(paths), split, pooled is not None)
-    labels = check_labels(np.array(classes) - 1, len(paths), n_classes, f"{devkit}, classes less 1")[chosen]
+    else:
+        line = f"official files, {len(chosen):,} {split} images of {n:,}, officially {CARS:,}"
+        notes.append(f"{min(CARS_HELD_OUT, n // 10)} held out of the pooled halves, seed {SEED}")
     source = _from_files("stanford_cars", split, [paths[i] for i in chosen], notes, labels, class_names)
-    return replace(source, line=line.format(len(chosen)), official=len(chosen) if len(paths) == CARS else None)
+    return replace(source, line=line, official=len(chosen) if n == CARS else None)
 
 
 def divide(n: int, split: str, pooled: bool) -> np.ndarray:
@@ -210,14 +192,6 @@ def divide(n: int, split: str, pooled: bool) -> np.ndarray:
         return np.flatnonzero((np.arange(n) % 10 == 9) == (split == "test"))
     order, held_out = np.random.default_rng(SEED).permutation(n), min(CARS_HELD_OUT, n // 10)
     return order[n - held_out :] if split == "test" else order[: n - held_out]
-
-
-def _cars_half(archive: str, annotations: Path, bases: list[Path], notes: list[str]) -> tuple[list[Path], list[int]]:
-    """Images in the order of the annotations, and their classes from 1."""
-    table = _mat(annotations, "annotations")
-    with reading(annotations):
-        files, classes = [Path(str(file)).name for file in table["fname"]], list(map(int, table["class"]))
-    return _all_there(_unpacked("stanford_cars", archive, bases, notes), files), classes
 
 
 def age_crop(im: Image.Image, size: int = CELEBA_SIZE) -> Image.Image:
@@ -235,26 +209,21 @@ def celeba_box(im: Image.Image) -> tuple[float, float, float, float]:
     return 0.0, CELEBA_TOP / CELEBA_HEIGHT * h, 1.0 * w, (CELEBA_TOP + CELEBA_SIZE) / CELEBA_HEIGHT * h
 
 
-def fetch(name: str, split: str, bases: list[Path]) -> str | None:
-    """Download what is not at hand of a split into the data root, bases[0]: written aside, checked, renamed.
-
-    Returns None when all is there now, else one line saying what failed.
-    """
+def fetch(name: str, split: str, bases: list[Path]) -> str:
+    """Download what is not at hand of a split into the data root: written aside, checked, renamed. Returns what failed."""
     if name == "stanford_cars":
         return "they cannot be downloaded (the official host is gone)"
-    for file in (file for file in needed(name, split) if find(bases, name, file) is None):
-        target, failures = bases[0] / FOLDERS[name][0] / file, []
-        for place in URLS.get(name, ("Google Drive",)):
-            try:
-                with reading(file, "not fetched"), aside(target) as beside:
+    failures = []
+    for file, place in itertools.product(needed(name, split), URLS.get(name, ("Google Drive",))):
+        target = bases[0] / FOLDERS[name][0] / file
+        try:
+            with reading(f"{place}/{file}", "not fetched"), aside(target) as beside:
+                if find(bases, name, file) is None:
                     _download(f"{place}/{file}", beside / file)
                     os.replace(check(beside / file), target)
-                break
-            except DataError as err:
-                failures.append(f"{place}: {err}")
-        else:
-            return f"the download of {file} failed ({'; '.join(failures)})"
-    return None
+        except DataError as err:
+            failures.append(str(err))
+    return f"the download failed ({'; '.join(failures)})"
 
 
 def _download(url: str, path: Path) -> None:
@@ -266,15 +235,15 @@ def _download(url: str, path: Path) -> None:
         shutil.copyfileobj(answer, f)
 
 
-def _from_arrays(name: str, split: str, images: np.ndarray, labels: np.ndarray, what: Path) -> Source:
-    """images: uint8 (N, C, H, W)."""
-    spec, n = REAL[name], len(images)
-    labels, line = check_labels(labels, n, spec.n_classes, str(what)), spec.line("official files", split, n)
-    return Source(n, partial(raw_blocks, images), labels, spec.class_names, line, spec.official[split])
+def _from_arrays(name: str, split: str, images: np.ndarray, labels: np.ndarray | list[int]) -> Source:
+    """images: uint8 (N, C, H, W).  labels: as in files whose checksums are right."""
+    return REAL[name].source(
+        "official files", split, len(images), [], partial(from_arrays, images), np.array(labels, np.int64)
+    )
 
 
 def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labels=None, class_names=None) -> Source:
-    def blocks(size: int, channels: int) -> Blocks:
+    def images(size: int, channels: int) -> Iterator[np.ndarray]:
         grey = 0
         for path in paths:
             im = decode(path, str(path), ("JPEG", "PNG"))
@@ -283,8 +252,7 @@ def _from_files(name: str, split: str, paths: list[Path], notes: list[str], labe
         if grey and name == "stanford_cars":
             notes.append(f"{grey} grey images converted to RGB")
 
-    line = REAL[name].line("official files", split, len(paths))
-    return Source(len(paths), blocks, labels, class_names, line, REAL[name].official[split], notes)
+    return REAL[name].source("official files", split, len(paths), notes, images, labels, class_names)
 
 
 def _content(file: str) -> str:
@@ -297,11 +265,10 @@ def _unpacked(name: str, archive: str, bases: list[Path], notes: list[str]) -> P
     path = find(bases, name, archive)
     if path.name == archive:
         target = bases[0] / FOLDERS[name][0] / _content(archive)
-        check(path)
         with reading(path), aside(target) as beside:
-            shutil.unpack_archive(path, beside, **({} if archive.endswith(".zip") else {"filter": "data"}))
-            (beside / target.name / MARK).write_text(SUMS[archive][0] + "\n")
-            if not target.exists():  # else another process was faster
+            if not target.exists():
+                shutil.unpack_archive(check(path), beside, **({} if archive.endswith(".zip") else {"filter": "data"}))
+                (beside / target.name / MARK).write_text(SUMS[archive][0] + "\n")
                 os.rename(beside / target.name, target)
         path = target
     if not (path / MARK).is_file():
@@ -309,21 +276,9 @@ def _unpacked(name: str, archive: str, bases: list[Path], notes: list[str]) -> P
     return path
 
 
-def _all_there(folder: Path, files: list[str]) -> list[Path]:
-    with reading(folder):
-        there = set(os.listdir(folder))
-    if not files or len(set(files)) != len(files):
-        raise DataError(f"{folder}: its list names no image, or one twice")
-    if lacking := [file for file in files if file not in there]:
-        raise DataError(f"{folder}: {len(lacking):,} of {len(files):,} images missing, first {lacking[0]}")
-    return [folder / file for file in files]
-
-
 def _mat(path: Path, key: str) -> np.ndarray:
-    import scipy.io
-
     with reading(path):
-        return np.atleast_1d(scipy.io.loadmat(path, variable_names=[key], squeeze_me=True)[key])
+        return np.atleast_1d(loadmat(path, variable_names=[key], squeeze_me=True)[key])
 
 
 def _torchvision():

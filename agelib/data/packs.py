@@ -1,11 +1,12 @@
 """Packs, `<dataset>-part<k>.npz`: encoded images in plain arrays, for machines without a network; see data/README.md."""
 
-from __future__ import annotations
-
 import filecmp
 import itertools
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,11 +14,10 @@ from PIL import Image
 from agelib.data.arrays import classes, read
 from agelib.data.official import CELEBA_SIZE, celeba_box, divide
 from agelib.data.pixels import decode, to_array
-from agelib.data.sets import REAL, Blocks, DataError, Source
+from agelib.data.sets import REAL, DataError, Source
 
 SPLIT_CODES = {"train": 0, "test": 1, "validation": 2, "extra": 3}
 LOSSLESS = ("mnist", "cifar10", "svhn")  # sets whose official files are lossless
-LOSSY_NOTE = "JPEG-coded, so not bit for bit the official pixels"
 MAX_SHARED = 0.1  # of a part's images that may be in another part too; real sets hold a few images twice
 
 
@@ -28,7 +28,7 @@ def find(name: str, folders: list[Path]) -> list[Path]:
     that is nearly called like one (part01).
     """
     stem, parts = REAL[name].pack, {}
-    for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"{stem}-part*.npz"))):
+    for path in (path for folder in folders for path in sorted(folder.glob(f"{stem}-part*.npz"))):
         if not (match := re.fullmatch(r"([1-9]\d*)", path.name[len(stem) + 5 : -4])):
             raise DataError(f"{path}: not a part's name; parts are called {stem}-part1.npz, {stem}-part2.npz, ...")
         first = parts.setdefault(int(match[1]), path)
@@ -41,73 +41,60 @@ def find(name: str, folders: list[Path]) -> list[Path]:
     return [parts[k] for k in sorted(parts)]
 
 
-def holds(name: str, split: str, parts: list[Path]) -> bool:
-    """True if the pack can give this split: it has such images, or it is one that `open_split` divides itself."""
-    return any(name == "stanford_cars" or SPLIT_CODES[split] in read(path, "split", "u") for path in parts)
-
-
-def open_split(name: str, split: str, parts: list[Path]) -> Source:
-    """One split of a pack that `holds` it. The small arrays are read now, the encoded images part by part as they are used.
-
-    Where stanford_cars has no test images in the pack, every tenth image (the last of each ten) is its test split.
-    """
-    spec = REAL[name]
-    opened = [_Part(path, spec.n_classes) for path in parts]
-    for part in opened[1:]:
-        if part.class_names != opened[0].class_names or (part.labels is None) != (opened[0].labels is None):
-            raise DataError(f"{part.path}: its labels or class names differ from those of {opened[0].path.name}")
-    _check_shared(opened)
-    codes = np.concatenate([part.split for part in opened])
-    notes = ["the crop is taken from images squashed to a square"] if name == "celeba" else []
+def open_split(name: str, split: str, parts: list[Path]) -> Source | None:
+    """One split of a pack; None if it has no such images. Of cars without test images every tenth is `test`."""
+    spec, opened, notes = REAL[name], [_read(path, REAL[name].n_classes) for path in parts], []
+    for other, part in itertools.combinations(opened, 2):
+        if part.class_names != other.class_names or (part.labels is None) != (other.labels is None):
+            raise DataError(f"{part.path}: its labels or class names differ from those of {other.path.name}")
+        n, shared = len(part.images), len(set(part.images) & set(other.images))
+        if shared > MAX_SHARED * min(n, len(other.images)):  # a copied or renumbered file
+            raise DataError(f"{part.path}: {shared:,} of its {n:,} images are in {other.path} too; remove one")
+    codes = np.concatenate([part.split for part in opened] or [[]])
     chosen = np.flatnonzero(codes == SPLIT_CODES[split])
-    line, official = spec.line("pack", split, len(chosen)), spec.official[split]
-    if name == "stanford_cars" and not (codes == SPLIT_CODES["test"]).any():
+    undivided = name == "stanford_cars" and len(codes) > 0 and SPLIT_CODES["test"] not in codes
+    if undivided:
         chosen = divide(len(codes), split, pooled=False)
-        official = None  # a tenth held out here is not the official split, whatever its size
-        line = f"pack, {len(chosen):,} of 8,144 official training images"
         notes.append("the pack has no test split, so every tenth image is held out as test")
+    if len(chosen) == 0:
+        return None
+    encoded = [(f"{part.path}, image {i}", content) for part in opened for i, content in enumerate(part.images)]
+    if name in LOSSLESS and any(encoded[i][1].startswith(b"\xff\xd8") for i in chosen):
+        notes.append("JPEG-coded, so not bit for bit the official pixels")
+    if name == "celeba":
+        notes.append("the crop is taken from images squashed to a square")
+
+    def images(size: int, channels: int) -> Iterator[np.ndarray]:
+        for i in chosen:
+            what, content = encoded[i]
+            im = decode(content, what, ("JPEG", "PNG"))
+            if name == "celeba":  # the region of the AGE crop
+                im = im.convert("RGB").resize((CELEBA_SIZE,) * 2, Image.Resampling.BICUBIC, box=celeba_box(im))
+            yield to_array(im, size, channels)
+
     labels = None if opened[0].labels is None else np.concatenate([part.labels for part in opened])[chosen]
-
-    def blocks(size: int, channels: int) -> Blocks:
-        start = 0
-        for part in opened:
-            mine = chosen[(start <= chosen) & (chosen < start + part.n)] - start
-            start += part.n
-            images = part.images() if len(mine) else []
-            if name in LOSSLESS and images and images[0].startswith(b"\xff\xd8") and LOSSY_NOTE not in notes:
-                notes.append(LOSSY_NOTE)
-            for i in mine.tolist():
-                im = decode(images[i], f"{part.path}, image {i}", ("JPEG", "PNG"))
-                if name == "celeba":  # the region of the AGE crop
-                    im = im.convert("RGB").resize((CELEBA_SIZE,) * 2, Image.Resampling.BICUBIC, box=celeba_box(im))
-                yield to_array(im, size, channels)
-
-    return Source(len(chosen), blocks, labels, opened[0].class_names or spec.class_names, line, official, notes)
+    source = spec.source("pack", split, len(chosen), notes, images, labels, opened[0].class_names)
+    if undivided:  # a tenth held out here is not the official split, whatever its size
+        return replace(source, line=f"pack, {len(chosen):,} of 8,144 official training images", official=None)
+    return source
 
 
-def _check_shared(parts: list[_Part]) -> None:
-    """Refuse a part that holds the images of another one, as a copied or renumbered file does."""
-    seen = [(part, set(map(hash, part.images()))) for part in parts if len(parts) > 1]
-    for (other, theirs), (part, mine) in itertools.combinations(seen, 2):
-        if (shared := len(mine & theirs)) > MAX_SHARED * min(len(mine), len(theirs)):
-            raise DataError(f"{part.path}: {shared:,} of its {part.n:,} images are in {other.path} too; remove one")
+class _Part(NamedTuple):
+    path: Path
+    images: list[bytes]  # encoded
+    split: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None
 
 
-class _Part:
-    """One file of a pack, its small arrays read and checked."""
-
-    def __init__(self, path: Path, n_classes: int | None) -> None:
-        self.path, self.offsets, self.split = path, read(path, "offsets", "i"), read(path, "split", "u")
-        self.n = len(self.offsets) - 1
-        if self.n < 1 or self.offsets[0] != 0 or (np.diff(self.offsets) <= 0).any():
-            raise DataError(f"{path}: offsets must start at 0 and grow with every image, of which there is at least one")
-        if self.split.shape != (self.n,) or self.split.max() > max(SPLIT_CODES.values()):
-            raise DataError(f"{path}: split must hold {self.n} codes of 0..{max(SPLIT_CODES.values())}")
-        self.labels, self.class_names = classes(path, self.n, n_classes)
-
-    def images(self) -> list[bytes]:
-        """The encoded images."""
-        data, n = read(self.path, "images", "u"), self.offsets[-1]
-        if data.dtype != np.uint8 or len(data) != n:
-            raise DataError(f"{self.path}: images are {data.dtype} {data.shape}, expected uint8 ({n},) as its offsets say")
-        return [data[a:b].tobytes() for a, b in itertools.pairwise(self.offsets)]
+def _read(path: Path, n_classes: int | None) -> _Part:
+    """One file of a pack, checked."""
+    data, offsets, split = read(path, "images", "u"), read(path, "offsets", "i"), read(path, "split", "u")
+    n, top = len(offsets) - 1, max(SPLIT_CODES.values())
+    if n < 1 or offsets[0] != 0 or (np.diff(offsets) <= 0).any():
+        raise DataError(f"{path}: offsets must start at 0 and grow with every image, of which there is at least one")
+    if data.dtype != np.uint8 or len(data) != offsets[-1]:
+        raise DataError(f"{path}: images are {data.dtype} {data.shape}, expected uint8 ({offsets[-1]},) as its offsets say")
+    if split.shape != (n,) or split.max() > top:
+        raise DataError(f"{path}: split must hold {n} codes of 0..{top}")
+    return _Part(path, [data[a:b].tobytes() for a, b in itertools.pairwise(offsets)], split, *classes(path, n, n_classes))

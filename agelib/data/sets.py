@@ -1,7 +1,5 @@
 """The catalogue of named sets, what `agelib.data.load` returns, what a source hands to the cache, and the one error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,19 +62,16 @@ class ImageSet:
         return self.name if self.name in NAMES else Path(self.name.partition(":")[2]).name or self.name
 
 
-Blocks = Iterator[np.ndarray]  # uint8 (C, S, S) or (k, C, S, S), in the order of the split
-
-
 @dataclass(frozen=True)
 class Source:
-    """One split as a source offers it, for `cache.write`: n images, which `blocks(size, channels)` yields in order.
+    """One split as its files give it, for `cache.write`: `images(size, channels)` yields n uint8 (channels, size, size).
 
-    labels: int64 (n,) or None.  line: the printable source line, to which `notes` are added; `blocks` may append to them
-    while it runs.  official: images in the official split, None where there is no such thing.
+    labels: int64 (n,) or None.  line: the source line, to which `notes` are added; `images` may append to them while it
+    runs.  official: images in the official split, None where there is no such thing.
     """
 
     n: int
-    blocks: Callable[[int, int], Blocks]
+    images: Callable[[int, int], Iterator[np.ndarray]]
     labels: np.ndarray | None
     class_names: tuple[str, ...] | None
     line: str
@@ -96,11 +91,12 @@ class Spec:
     class_names: tuple[str, ...] | None = None  # None: the files bring them
     test_is: str = "test"  # official name of its test split
 
-    def line(self, kind: str, split: str, n: int) -> str:
-        """'pack, 24,152 of 162,770 official training images', or 'pack, all 50,000 official training images'."""
+    def source(self, kind: str, split: str, n: int, notes: list[str], images, labels=None, class_names=None) -> Source:
+        """Its line: 'pack, 24,152 of 162,770 official training images', or 'pack, all 10,000 official test images'."""
         official, called = self.official[split], {"train": "training", "test": self.test_is}.get(split, split)
         amount = f"all {n:,}" if n == official else f"{n:,} of {official:,}"
-        return f"{kind}, {amount} official {called} images"
+        line = f"{kind}, {amount} official {called} images"
+        return Source(n, images, labels, class_names or self.class_names, line, official, notes)
 
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -122,8 +118,3 @@ STANDINS: dict[str, tuple[str, int, int]] = {  # what it stands in for, default 
     "cars": ("Stanford Cars", 64, 3),
 }
 NAMES: tuple[str, ...] = (*REAL, *STANDINS)
-
-
-def splits(name: str) -> tuple[str, ...]:
-    """The splits that `load(name, split)` knows; train and test for embedded sets, folder: and npz:."""
-    return tuple(REAL[name].official) if name in REAL else ("train", "test")

@@ -56,8 +56,8 @@ class AisConfig:
         least = {"n_chains": 1, "n_distributions": 2, "n_leapfrog": 1, "block": 1, "seed": 0}
         precisions = {"precision": ("fp32", "bf16")}
         check_config(self, least=least, above={"acceptance": 0}, shares=("acceptance",), choices=precisions)
-        pair = self.step_range if isinstance(self.step_range, (tuple, list)) and len(self.step_range) == 2 else (0, 0)
-        if not 0 < pair[0] <= self.first_step <= pair[1] < math.inf:
+        low, high = self.step_range if np.shape(self.step_range) == (2,) else (0, 0)
+        if not 0 < low <= self.first_step <= high < math.inf:
             raise ValueError(f"AisConfig: step_range {self.step_range} is not above 0 around first_step {self.first_step}")
 
 
@@ -120,10 +120,9 @@ def forward(
 ) -> Estimate:  # fmt: skip
     """Estimate log p(x) for x (N, D) or (N, ...) in [0, 1]; the expectation of the result is a lower bound.
 
-    folder: keeps checkpoints, from which a killed estimate goes on with the same result bit for bit (same number of
-    threads); a folder of another estimate (settings, images or decoder) is refused, and Busy raised for one that another
-    process works in. Raises ValueError before any chain starts for values outside [0, 1] or not finite, a variance that is
-    not above 0 and finite, and a decoder of other size or with values that are not finite. Warns of `Estimate.doubts`.
+    folder: keeps checkpoints, from which a killed estimate goes on bit for bit (same number of threads); Busy where another
+    process works in it. Raises ValueError for a folder of another estimate, and before any chain starts for values outside
+    [0, 1], a variance not in (0, inf), and a decoder of other size or values not finite. Warns of `Estimate.doubts`.
     """
     if x.ndim < 2 or not len(x) or not x.is_floating_point() or not (x.min() >= 0 and x.max() <= 1):  # NaN too
         values = f" with values from {x.min():.3g} to {x.max():.3g}" if len(x) else ""
@@ -132,33 +131,33 @@ def forward(
 
 
 def select_variance(
-    decode: Decode, x: Tensor, M: int, variances: tuple[float, ...], cfg: AisConfig, *, folder: str | Path | None = None
+    decode: Decode, x: Tensor, M: int, variances: Sequence[float], cfg: AisConfig, *, folder: str | Path | None = None
 ) -> tuple[float, dict[float, Estimate]]:
     """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`.
     ValueError before any chain for variances that are none, and after all where no estimate is finite."""
     check_variances(variances)
     found = {}
-    for variance in variances:
-        place = folder and Path(folder) / f"variance-{variance:g}"
-        found[variance] = forward(decode, x, M, variance, cfg, folder=place, label=f"variance {variance:g}")
-    means = {variance: estimate.mean for variance, estimate in found.items() if math.isfinite(estimate.mean)}
-    if not means:
+    for v in variances:
+        place = folder and Path(folder) / f"variance-{v:g}"
+        found[v] = forward(decode, x, M, v, cfg, folder=place, label=f"variance {v:g}")
+    finite = [v for v in variances if math.isfinite(found[v].mean)]
+    if not finite:
         raise ValueError(f"no finite estimate under any of the variances {', '.join(f'{v:g}' for v in variances)}")
-    return max(means, key=means.__getitem__), found
+    return max(finite, key=lambda v: found[v].mean), found
 
 
-@torch.no_grad()
 def check_variances(variances: Sequence[float]) -> None:
     """ValueError unless there is one at least, and all are above 0 and finite."""
     if not variances:
         raise ValueError("need at least one variance to choose from")
-    for variance in variances:
-        _check_variance(variance)
+    if wrong := [v for v in variances if not 0 < v < math.inf]:
+        raise ValueError(f"the variance must be > 0 and finite, got {wrong[0]}")
 
 
+@torch.no_grad()
 def simulate(decode: Decode, n: int, M: int, variance: float, *, seed: int = 0, device="cpu") -> tuple[Tensor, Tensor]:
     """n draws of the model: z (n, M) ~ N(0, I) and x (n, D) = decode(z) + sqrt(variance) noise. z is a draw of p(z|x)."""
-    _check_variance(variance)
+    check_variances([variance])
     generator = torch.Generator(device).manual_seed(seed)
     z = torch.randn(n, M, generator=generator, device=device)
     mean = decode(z).float().flatten(1)
@@ -185,38 +184,31 @@ def _interval(values: np.ndarray) -> float:
     return float(1.96 * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
-def _check_variance(variance: float) -> None:
-    if not 0 < variance < math.inf:
-        raise ValueError(f"the variance must be > 0 and finite, got {variance}")
-
-
 def _anneal(decode, x, z, M, variance, cfg, folder, label, every_s=60.0) -> Estimate:
     """All blocks of x (N, D) in turn. z None: forward from the prior; else backward from z (N, M)."""
-    _check_variance(variance)
+    check_variances([variance])
     with torch.no_grad():
         trial = decode(torch.randn(3, M, generator=torch.Generator().manual_seed(0)).to(x.device))
     if len(trial) != 3 or trial[0].numel() != x.shape[1] or not torch.isfinite(trial).all():
         wanted = f"finite values, {x.shape[1]} a code as the images have"
         raise ValueError(f"the decoder must give {wanted}; it gives {trial.dtype} {tuple(trial.shape)} for 3 codes")
-    parts, progress, started = [], Progress(), time.monotonic()
-    n_blocks = math.ceil(len(x) / cfg.block)
-    for k in range(n_blocks):
-        rows = slice(k * cfg.block, (k + 1) * cfg.block)
+    blocks, parts, codes, progress, started = x.split(cfg.block), [], [], Progress(), time.monotonic()
+    for k, images in enumerate(blocks):
         own = Path(folder) / f"block-{k:04d}" if folder else None
-        with held(own, "annealing") if own else contextlib.nullcontext() as place:
-            chains = Chains(decode, x[rows], None if z is None else z[rows], M, variance, cfg, k, place)
+        with held(own, "annealing") if own else contextlib.nullcontext():
+            chains = Chains(decode, images, None if z is None else z.split(cfg.block)[k], M, variance, cfg, k, own)
             saved = time.monotonic()
             while not chains.finished:
                 chains.advance()
-                if place and (chains.finished or time.monotonic() - saved >= every_s):
+                if own and (chains.finished or time.monotonic() - saved >= every_s):
                     chains.save()
                     saved = time.monotonic()
-                share = (k + chains.t / (cfg.n_distributions - 1)) / n_blocks
+                share = (k + chains.t / (cfg.n_distributions - 1)) / len(blocks)
                 left = (time.monotonic() - started) * (1 / share - 1)
                 progress.show(f"{label}: {share:.0%}, about {left / 60:.0f} min left if not resumed")
         parts.append(chains.result())
-    arrays = (np.concatenate(a) for a in zip(*((p.log_p, p.ess, p.acceptance, p.step_size) for p in parts), strict=True))
-    found = Estimate(*arrays, torch.cat([p.z for p in parts], 1))
+        codes.append(chains.z.cpu())
+    found = Estimate(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)), torch.cat(codes, 1))
     for doubt in found.doubts():
         warnings.warn(f"{label}: {doubt}", stacklevel=3)
     progress.done(f"{label}: {found.mean:.2f} nats, {len(x)} images, {time.monotonic() - started:.0f} s")
@@ -241,7 +233,8 @@ class Chains:
         self.generator = torch.Generator(x.device).manual_seed(own_seed)
         C, N = cfg.n_chains, len(x)
         self.t = 0  # distributions passed
-        self.z = self.normal(C, N, M) if z is None else z.float().expand(C, N, M).clone()
+        self.random = {"generator": self.generator, "device": x.device}  # for torch.randn and torch.rand
+        self.z = torch.randn(C, N, M, **self.random) if z is None else z.float().expand(C, N, M).clone()
         self.step = torch.full((N if cfg.step_per_image else 1,), cfg.first_step, dtype=torch.float64, device=x.device)
         self.running = torch.full_like(self.step, cfg.acceptance)
         self.accepted = torch.zeros(N, dtype=torch.float64, device=x.device)
@@ -254,13 +247,14 @@ class Chains:
     def finished(self) -> bool:
         return self.t == len(self.beta) - 1
 
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator, device=self.x.device)
-
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log N(x; decode(z), variance I), no constant, of z (C, N, M); (C, N)."""
-        y = self.decode(z.reshape(-1, z.shape[2])).float().view(*z.shape[:2], -1)
+        y = self.decode(z.flatten(0, 1)).float().view(*z.shape[:2], -1)
         return (y - self.x).square().sum(2) * (-0.5 / self.variance)
+
+    def log_joint(self, z: Tensor, v: Tensor, log_lik: Tensor) -> Tensor:
+        """log of the density of position and momentum at this temperature, without constants; (C, N)."""
+        return self.beta[self.t] * log_lik - 0.5 * (z.square().sum(2) + v.square().sum(2))
 
     def forces(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of `log_likelihood` in z (C, N, M), and its value (C, N), both in the precision of the forces."""
@@ -286,17 +280,16 @@ class Chains:
             return  # a move under the prior would change nothing that is used
         eps = self.step.float().view(1, -1, 1)  # (1, N or 1, 1)
         z, force = self.z, self.force
-        v = self.normal(*z.shape)
-        before = _log_joint(z, v, self.log_lik, beta)
+        v = torch.randn(z.shape, **self.random)
+        before = self.log_joint(z, v, self.log_lik)
         v = v + 0.5 * eps * (beta * force - z)
         for i in range(self.cfg.n_leapfrog):
             z = z + eps * v
             force, log_lik = self.forces(z)
             v = v + (eps if i < self.cfg.n_leapfrog - 1 else 0.5 * eps) * (beta * force - z)
         log_lik = self.counted(z, log_lik)
-        odds = (_log_joint(z, v, log_lik, beta) - before).nan_to_num(nan=-math.inf)  # a trajectory that blew up is refused
-        u = torch.rand(odds.shape, generator=self.generator, device=odds.device)
-        taken = u.log() < odds  # (C, N)
+        odds = (self.log_joint(z, v, log_lik) - before).nan_to_num(nan=-math.inf)  # a trajectory that blew up is refused
+        taken = torch.rand(odds.shape, **self.random).log() < odds  # (C, N)
         self.z = torch.where(taken[..., None], z, self.z)
         self.force = torch.where(taken[..., None], force, self.force)
         self.log_lik = torch.where(taken, log_lik, self.log_lik)
@@ -306,13 +299,14 @@ class Chains:
         factor = torch.where(self.running > self.cfg.acceptance, 1.02, 0.98)
         self.step = (self.step * factor).clamp(*self.cfg.step_range)
 
-    def result(self) -> Estimate:
-        C, N = self.log_w.shape
-        log_mean = self.log_w.logsumexp(0) - math.log(C)
-        ess = (2 * self.log_w.logsumexp(0) - (2 * self.log_w).logsumexp(0)).exp()
+    def result(self) -> list[Tensor]:
+        """`Estimate.log_p`, `ess`, `acceptance` and `step_size` of the images, (N,) on the CPU."""
+        total = self.log_w.logsumexp(0)
+        log_mean = total - math.log(len(self.log_w))
         log_p = (-log_mean if self.reverse else log_mean) + bound(self.x.shape[1], self.variance)
-        arrays = (log_p, ess, self.accepted / max(1, self.t - self.reverse), self.step.expand(N))
-        return Estimate(*(a.cpu().numpy().copy() for a in arrays), z=self.z.cpu())
+        ess = (2 * total - (2 * self.log_w).logsumexp(0)).exp()
+        found = log_p, ess, self.accepted / max(1, self.t - self.reverse), self.step.expand(len(log_p))
+        return [each.cpu() for each in found]
 
     def identity(self) -> dict:
         """What a checkpoint must agree with: settings, the images, and what the decoder gives for fixed codes."""
@@ -345,8 +339,3 @@ class Chains:
         if threads != (now := torch.get_num_threads()) and not self.finished:
             warnings.warn(f"{path}: made with {threads} threads, goes on with {now}: not bit for bit", stacklevel=6)
         return True
-
-
-def _log_joint(z: Tensor, v: Tensor, log_lik: Tensor, beta: float) -> Tensor:
-    """log of the density of position and momentum at inverse temperature beta, without constants; (C, N)."""
-    return beta * log_lik - 0.5 * (z.square().sum(2) + v.square().sum(2))

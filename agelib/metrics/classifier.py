@@ -97,11 +97,11 @@ def train(
     if images.ndim != 4 or images.dtype != np.uint8 or y.shape != (len(images),) or y.dtype.kind not in "iu":
         raise ValueError(f"need uint8 (N, C, H, W) and whole (N,), got {images.dtype} {images.shape}, {y.dtype} {y.shape}")
     n_classes = int(y.max(initial=0)) + 1 if n_classes is None else n_classes
-    if min(images.shape[2:]) < 16 or schedule.batch_size < 2 or y.min(initial=0) < 0 or y.max(initial=0) >= n_classes:
-        wanted = f"images of >= 16 x 16 px, batch_size >= 2 and labels in 0..{n_classes - 1}"
-        raise ValueError(f"need {wanted}, got {images.shape}, {schedule.batch_size} and {y.min()} to {y.max()}")
-    if cfg.shift >= min(images.shape[2:]):
-        raise ValueError(f"shift must be below the images' size, is {cfg.shift} for {images.shape}")
+    size, batch_size, low, high = min(images.shape[2:]), schedule.batch_size, y.min(initial=0), y.max(initial=0)
+    if size < 16 or cfg.shift >= size or batch_size < 2 or low < 0 or high >= n_classes:
+        wanted = f"images of >= 16 x 16 px and above shift, batch_size >= 2 and labels in 0..{n_classes - 1}"
+        given = f"{images.shape}, shift {cfg.shift}, batch_size {batch_size}, labels {low} to {high}"
+        raise ValueError(f"need {wanted}, got {given}")
     device = hardware.choose_device(device)
     precision = hardware.choose_precision(cfg.precision, device)
     with torch.random.fork_rng(devices=[]):
@@ -151,8 +151,7 @@ def moved(x: Tensor, shift: int) -> Tensor:
 
 def read(net: Classifier, images: np.ndarray, batch_size: int = 500) -> tuple[np.ndarray, np.ndarray]:
     """(class probabilities (N, K), features (N, 4 width)), both float32, of uint8 images (N, C, H, W), N >= 1."""
-    device = next(net.parameters()).device
-    found = []
+    device, found = next(net.parameters()).device, []
     with evaluating(net):
         for i in range(0, len(images), batch_size):
             with hardware.autocast(device, net.precision):
@@ -160,16 +159,6 @@ def read(net: Classifier, images: np.ndarray, batch_size: int = 500) -> tuple[np
             found.append((net.head(embedded).softmax(1).cpu(), embedded.cpu()))
     probs, features = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     return probs, features
-
-
-def agreement(labels_a: Any, labels_b: Any) -> float:
-    """Share of positions where two sequences of labels (N,) are equal, in 0..1."""
-    return float(np.mean([a == b for a, b in zip(labels_a, labels_b, strict=True)]))
-
-
-def confident_fraction(probabilities: Any, threshold: float = 0.9) -> float:
-    """Share of rows of (N, K) probabilities whose largest entry is above `threshold`, in 0..1."""
-    return float((np.max(probabilities, 1) > threshold).mean())
 
 
 def class_spread(probabilities: np.ndarray) -> tuple[float, float]:

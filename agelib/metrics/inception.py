@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import io
 import os
-import pickle
 import time
 import warnings
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 
 from agelib import tv
-from agelib.training import checkpoint
 from agelib.training.progress import Progress
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -30,48 +28,30 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}
 
 
 class WeightsError(RuntimeError):
-    """The weights file is missing, damaged or not what it claims to be; the message says what to put where."""
+    """The weights file is missing or not what it claims to be; the message says what to put where."""
 
 
-def find_weights(path: str | os.PathLike | None = None, *, sha256: str = SHA256) -> Path:
-    """The weights file, its sha256 checked: `path`, else FILE where torch keeps downloads ($TORCH_HOME/hub/checkpoints, by
-    default under ~/.cache/torch), else downloaded to there. Raises WeightsError where that fails."""
+def load(path: str | os.PathLike | None = None, *, device: torch.device | str = "cpu", sha256: str = SHA256) -> Any:
+    """The network with the weights of `path`, else of FILE where torch keeps downloads ($TORCH_HOME/hub/checkpoints, by
+    default under ~/.cache/torch), else downloaded to there. Raises WeightsError where that fails, or for another checksum,
+    before anything is unpickled."""
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     place = cache / FILE if path is None else Path(path)
     advice = f"put {FILE} from {URL} (95 MB, sha256 {sha256}) into {cache}, or name its path in the parameters"
-    if not place.is_file():
-        if path is not None:
-            raise WeightsError(f"{path}: no such file; {advice}")
+    if path is None and not place.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(URL, str(place), hash_prefix=sha256, progress=False)
         except (OSError, RuntimeError) as error:  # RuntimeError: another checksum; the file is not kept then
             raise WeightsError(f"the download of {URL} failed ({error}); {advice}") from error
-    with open(place, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
+    if not place.is_file():
+        raise WeightsError(f"{place}: no such file; {advice}")
+    content = place.read_bytes()  # once: what is checked is what is loaded
+    if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise WeightsError(f"{place}: sha256 is {digest}, expected {sha256}; {advice}")
-    return place
-
-
-def load(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Any:
-    """The network with the weights of `path`, which is read without running any code that its pickle may hold.
-
-    Raises WeightsError for a file that is no plain dictionary of this network's tensors.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path}: no plain file of weights, so it is not loaded ({checkpoint.short(error)})") from error
-    checked = io.BytesIO()  # the network loads whatever it is given without a check: it gets these tensors, not the file
-    torch.save(state, checked)
-    checked.seek(0)
     network = _torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
-    try:
-        net = network("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=checked)
-    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
-        raise WeightsError(f"{path}: not the weights of this network ({checkpoint.short(error)})") from error
-    return net.to(device)
+    outputs = ["2048", "logits_unbiased"]
+    return network("inception-v3-compat", outputs, feature_extractor_weights_path=io.BytesIO(content)).to(device)
 
 
 @torch.no_grad()
@@ -80,16 +60,15 @@ def read(net: Any, images: np.ndarray, *, batch_size: int = 50, label: str = "In
 
     The network enlarges them to 299 x 299 as TensorFlow 1 does; about a quarter of a second an image on one AVX512 core.
     """
-    device = next(net.parameters()).device
-    probs, features, line, started = [], [], Progress(), time.monotonic()
+    device, found, line, started = next(net.parameters()).device, [], Progress(), time.monotonic()
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
         pooled, logits = net(batch.expand(-1, 3, -1, -1))
-        probs.append(logits.double().softmax(1).float().cpu())
-        features.append(pooled.cpu())
+        found.append((logits.double().softmax(1).float().cpu(), pooled.cpu()))
         line.show(f"{label}: {start + len(batch):,} of {len(images):,} images, {time.monotonic() - started:.0f} s")
     line.done(f"{label}: {len(images):,} images, {time.monotonic() - started:.0f} s")
-    return torch.cat(probs).numpy(), torch.cat(features).numpy()
+    probs, features = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return probs, features
 
 
 def inception_score(probs: Any, splits: int = 10) -> tuple[float, float]:
@@ -104,11 +83,11 @@ def inception_score(probs: Any, splits: int = 10) -> tuple[float, float]:
     sums = p.sum(1, dtype=np.float64)
     if not (p.min() >= 0 and np.abs(sums - 1).max() <= 1e-3):  # NaN too
         raise ValueError(f"rows must be probabilities: the least value is {p.min():.3g}, sums are {sums.min():.3g} and more")
-    isc, scores = _torch_fidelity("metric_isc"), []
+    score, scores = _torch_fidelity("metric_isc").isc_features_to_metric, []
     for i in range(splits):  # one at a time: a tenth of the memory
         part = p[i * len(p) // splits : (i + 1) * len(p) // splits].astype(np.float64)
         logits = torch.from_numpy(np.log(part.clip(np.finfo(np.float64).tiny)))  # 0 log 0 is 0
-        scores.append(isc.isc_features_to_metric(logits, splits=1, shuffle=False)[isc.KEY_METRIC_ISC_MEAN])
+        scores.append(score(logits, splits=1, shuffle=False)["inception_score_mean"])
     return float(np.mean(scores)), float(np.std(scores))
 
 
@@ -118,8 +97,8 @@ def frechet_distance(a: Any, b: Any) -> float:
     The FID of Heusel et al. (2017) where the features are Inception's. Biased upwards for few images: compare equal numbers.
     """
     fid = _torch_fidelity("metric_fid")
-    a, b = (fid.fid_features_to_statistics(x) for x in _pair(a, b))
-    return max(0.0, fid.fid_statistics_to_metric(a, b, False)[fid.KEY_METRIC_FID])
+    statistics = [fid.fid_features_to_statistics(x) for x in _pair(a, b)]
+    return max(0.0, fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
 
 
 def kernel_distance(a: Any, b: Any, *, subsets: int = 100) -> tuple[float, float]:
@@ -127,9 +106,8 @@ def kernel_distance(a: Any, b: Any, *, subsets: int = 100) -> tuple[float, float
     set). Unbiased, so it may be a little below 0."""
     a, b = _pair(a, b)
     settings = {"kid_subsets": subsets, "kid_subset_size": min(1000, len(a), len(b)), "rng_seed": 2020, "verbose": False}
-    kid = _torch_fidelity("metric_kid")
-    found = kid.kid_features_to_metric(a, b, **settings)
-    return found[kid.KEY_METRIC_KID_MEAN], found[kid.KEY_METRIC_KID_STD]
+    found = _torch_fidelity("metric_kid").kid_features_to_metric(a, b, **settings)
+    return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
 
 
 def precision_recall(made: Any, real: Any) -> tuple[float, float]:
@@ -140,19 +118,18 @@ def precision_recall(made: Any, real: Any) -> tuple[float, float]:
     """
     a, b = (x.float() for x in _pair(made, real, least=4))
     settings = {"prc_neighborhood": 3, "prc_batch_size": 2000, "save_cpu_ram": True, "verbose": False}
-    prc = _torch_fidelity("metric_prc")
-    found = prc.prc_features_to_metric(a, b, **settings)
-    return found[prc.KEY_METRIC_PRECISION], found[prc.KEY_METRIC_RECALL]
+    found = _torch_fidelity("metric_prc").prc_features_to_metric(a, b, **settings)
+    return found["precision"], found["recall"]
 
 
-def _pair(a: Any, b: Any, least: int = 2) -> list[torch.Tensor]:
+def _pair(*sets: Any, least: int = 2) -> list[torch.Tensor]:
     """Two sets of features (N, D), D >= 2, as float64."""
-    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
+    a, b = arrays = [np.asarray(x, dtype=np.float64) for x in sets]
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or a.shape[1] < 2 or min(len(a), len(b)) < least:
         raise ValueError(f"need features (N, D) and (M, D), D >= 2, of >= {least} images each, got {a.shape} and {b.shape}")
-    if not np.isfinite(a).all() or not np.isfinite(b).all():
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("the features hold values that are not finite")
-    return [torch.from_numpy(a), torch.from_numpy(b)]
+    return [torch.from_numpy(x) for x in arrays]
 
 
 def _torch_fidelity(name: str) -> Any:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
@@ -56,7 +57,7 @@ class SvmConfig:
         counts = ("per_class", "n_valid", "n_draws", "n_jobs", "chunk", "max_iter", "patience")
         check_config(self, least={name: 1 for name in counts} | {"seed": 0})
         numbers = isinstance(self.Cs, tuple | list) and all(isinstance(C, int | float) for C in self.Cs)
-        if not numbers or not self.Cs or not all(0 < C < math.inf for C in self.Cs):
+        if not (numbers and self.Cs and all(0 < C < math.inf for C in self.Cs)):
             raise ValueError(f"SvmConfig: Cs must hold numbers that are finite and above 0, is {self.Cs}")
 
 
@@ -89,20 +90,8 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 def principal(images: np.ndarray, n: int) -> Features:
     """The first n principal components of pixels, from uint8 training images (N, C, H, W), N > n; no labels are used."""
-    x = pixels(images)
-    if not 1 <= n < min(x.shape):
-        raise ValueError(f"need 1 <= n < {min(x.shape)} components, got {n}")
-    mean = x.mean(0)
-    x -= mean
-    directions = np.ascontiguousarray(np.linalg.eigh(x.T @ x)[1][:, : -n - 1 : -1])
-    return lambda images: (pixels(images) - mean) @ directions
-
-
-def split(n: int, n_valid: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pool, validation): indices of the first n - n_valid and of the last n_valid training images."""
-    if not 1 <= n_valid < n:
-        raise ValueError(f"n_valid must be from 1 to {n - 1} for {n} training images, got {n_valid}")
-    return np.arange(n - n_valid), np.arange(n - n_valid, n)
+    pca = PCA(n, svd_solver="covariance_eigh").fit(pixels(images))
+    return lambda images: pca.transform(pixels(images))
 
 
 def labelled_sets(labels: np.ndarray, per_class: int, n_draws: int, *, seed: int = 0) -> np.ndarray:
@@ -173,34 +162,35 @@ def predict(
 ) -> np.ndarray:
     """Classes (len(models), N) int64 of uint8 images (N, C, H, W), the features of one chunk at a time. tick: is shown
     what was done."""
-    K = len(models[0].intercept)
     coef, intercept = np.concatenate([m.coef for m in models], 1), np.concatenate([m.intercept for m in models])
     out = np.empty((len(models), len(images)), np.int64)
     for start in range(0, len(images), chunk):
         scores = features(images[start : start + chunk]) @ coef + intercept
         if not np.isfinite(scores).all():
             raise ValueError(f"images {start} and on: the features hold values that are not finite")
-        out[:, start : start + chunk] = scores.reshape(-1, len(models), K).argmax(2).T
+        out[:, start : start + chunk] = scores.reshape(len(scores), len(models), -1).argmax(2).T
         tick(f"{min(1.0, (start + chunk) / len(images)):.0%} of the images")
     return out
 
 
 def choose_C(
-    features: Features, images: np.ndarray, labels: np.ndarray, labelled: np.ndarray, valid: np.ndarray, cfg: SvmConfig,
+    features: Features, images: np.ndarray, labels: np.ndarray, labelled: np.ndarray, cfg: SvmConfig,
     tick: Callable[[str], None] = id,
 ) -> tuple[float, np.ndarray]:  # fmt: skip
     """The C of cfg.Cs with the least validation error after training on one labelled set (the least C of several), and the
-    errors of all, NaN for those left out. images, labels: of the training split; labelled, valid: indices into them."""
+    errors of all, NaN for those left out. images, labels: of the training split; labelled: indices into them."""
     X, y = _features(features, images, labelled, cfg.chunk), labels[labelled]
-    look, seen, at_once = features, images[valid], max(cfg.patience or len(cfg.Cs), 10)  # a pass over `seen` each
-    if len(valid) * X.shape[1] <= HELD:
-        look, seen, at_once = np.asarray, _features(features, images, valid, cfg.chunk), cfg.n_jobs
+    seen, truth = images[-cfg.n_valid :], labels[-cfg.n_valid :]
+    look, at_once = features, max(cfg.patience or len(cfg.Cs), 10)  # a pass over `seen` each
+    if cfg.n_valid * X.shape[1] <= HELD:
+        look, at_once = np.asarray, cfg.n_jobs
+        seen = _features(features, seen, np.arange(cfg.n_valid), cfg.chunk)
     errors, hopeless = [], 0  # hopeless: values in a row that say that larger ones will not help
     for start in range(0, len(cfg.Cs), at_once):  # in the order of cfg.Cs
         models = train_svms(X, y, cfg.Cs[start : start + at_once], n_jobs=cfg.n_jobs, max_iter=cfg.max_iter)
         tick(f"choosing C, {start / len(cfg.Cs):.0%}")
         found = predict(look, seen, models, chunk=cfg.chunk)
-        for model, error in zip(models, (found != labels[valid]).mean(1).tolist(), strict=True):
+        for model, error in zip(models, (found != truth).mean(1).tolist(), strict=True):
             best = min(errors, default=math.inf)
             fitted = bool(((X @ model.coef + model.intercept).argmax(1) == y).all())
             worse = error > best + WORSE or (error >= best and (fitted or not model.converged))
@@ -216,13 +206,14 @@ def evaluate(
     features: Features, images: np.ndarray, labels: np.ndarray, test_images: np.ndarray, test_labels: np.ndarray,
     cfg: SvmConfig, *, label: str = "SVM",
 ) -> SvmResult:  # fmt: skip
-    """The whole protocol for one kind of features. images, labels: the training split; uint8 (N, C, H, W) and (N,) in
-    0..K-1. Test labels are compared once, after the last prediction."""
+    """The whole protocol for one kind of features. images, labels: the training split, more than n_valid; uint8
+    (N, C, H, W) and (N,) in 0..K-1. Test labels are compared once, after the last prediction."""
     labels, test_labels = np.asarray(labels), np.asarray(test_labels)
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(f"need {len(images)} whole labels from 0, got {labels.dtype} {labels.shape} from {labels.min()}")
-    pool, valid = split(len(images), cfg.n_valid)
-    sets = labelled_sets(labels[pool], cfg.per_class, cfg.n_draws, seed=cfg.seed)  # the pool begins at 0
+    if cfg.n_valid >= len(images):
+        raise ValueError(f"n_valid must be below the {len(images)} training images, is {cfg.n_valid}")
+    sets = labelled_sets(labels[: -cfg.n_valid], cfg.per_class, cfg.n_draws, seed=cfg.seed)
     line, started = Progress(), time.monotonic()
 
     def tick(what: str) -> None:
@@ -231,7 +222,7 @@ def evaluate(
     def train_draw(drawn: np.ndarray) -> list[Linear]:
         return train_svms(_features(features, images, drawn, cfg.chunk), labels[drawn], (C,), max_iter=cfg.max_iter)
 
-    C, valid_errors = choose_C(features, images, labels, sets[0], valid, cfg, tick)
+    C, valid_errors = choose_C(features, images, labels, sets[0], cfg, tick)
     models: list[Linear] = []
     with ThreadPoolExecutor(cfg.n_jobs) as workers:
         for trained in workers.map(train_draw, sets):

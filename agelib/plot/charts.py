@@ -5,7 +5,6 @@ A panel is named by its heading; `std` is a deviation, drawn as whiskers.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -38,16 +37,15 @@ def learning_curves(
 ) -> Figure:
     """Divergences and reconstruction losses over training steps, with the bounds that theory gives.
 
-    history: rows as fit logs them (numbers or their text): step and any columns of _PANELS; kl_fake - kl_real is added. A
-    dotted line where the column `stage` changes has the new stage's name. floors, ceilings: column -> (value, name): dashed
-    lines in that column's panel, equal ones once. Values that are not finite leave a gap, and the panel says at which step
-    the first one was. Raises ValueError when nothing can be drawn.
+    history: rows as fit logs them: step and any columns of _PANELS; kl_fake - kl_real is added. A dotted line where the
+    column `stage` changes has the new stage's name. floors, ceilings: column -> (value, name): dashed lines in that column's
+    panel, equal ones once. Raises ValueError when nothing can be drawn.
     """
-    names = dict.fromkeys(name for row in history for name in row)
-    columns = {name: np.array([_number(row.get(name)) for row in history]) for name in names}
+    names = dict.fromkeys(name for row in history for name in row if name != "stage")
+    columns = {name: np.array([row.get(name, np.nan) for row in history], dtype=float) for name in names}
     if {"kl_real", "kl_fake"} <= columns.keys():
         columns["kl_fake - kl_real"] = columns["kl_fake"] - columns["kl_real"]
-    found = {heading: {n: columns[n] for n in columns if re.fullmatch(names, n)} for heading, names in _PANELS.items()}
+    found = {heading: {n: v for n, v in columns.items() if re.fullmatch(own, n)} for heading, own in _PANELS.items()}
     chosen = {heading: lines for heading, lines in found.items() if lines}
     if "step" not in columns or not chosen:
         raise ValueError(f"nothing to draw: need a step and losses, got {len(history)} rows of {sorted(columns)}")
@@ -56,10 +54,7 @@ def learning_curves(
     fig, axes = panels(chosen, title="Learning curves", ncols=2, width=520, height=285, xlabel="step")
     for ax, lines in zip(axes, chosen.values(), strict=True):
         for name, colour in series(lines).items():
-            finite = np.isfinite(lines[name])
-            _line(ax, step, np.where(finite, lines[name], np.nan), colour, _NAMES.get(name, name), "o")
-            if len(lost := step[finite.argmax() :][~finite[finite.argmax() :]]):  # a column may begin later than the others
-                ax.axvline(lost[0], color=colour, lw=1.2, ls=":", label=f"not finite at step {lost[0]:g}")
+            _line(ax, step, lines[name], colour, _NAMES.get(name, name), "o")
         bounds = dict(given[name] for given in (floors or {}, ceilings or {}) for name in lines if name in given)
         for value, label in bounds.items():
             ax.axhline(value, **_DASHED, label=f"{label} {value:.4g}")
@@ -104,12 +99,11 @@ def bars(
 ) -> Figure:
     """Horizontal bars, from the top. values: label -> (mean, std); marked: labels of grey bars."""
     fig, (ax,) = panels([""], title=title, width=900, height=70 + 30 * len(values), xlabel=xlabel, grid="x")
-    (means, stds), at = np.array(list(values.values()), dtype=float).T, range(len(values))
+    means, stds = np.array(list(values.values()), dtype=float).T
     colours = [GREY if name in marked else BLUE for name in values]
-    ax.barh(at, means, 0.62, xerr=stds, color=colours, ecolor=INK, capsize=3)
+    ax.barh(list(values), means, 0.62, xerr=stds, color=colours, ecolor=INK, capsize=3)
     for i, end in enumerate(means + np.nan_to_num(stds)):
         ax.annotate(f"{means[i]:.2f}", (end, i), (6, 0), textcoords="offset points", va="center", **_NOTE)
-    ax.set_yticks(at, list(values), fontsize=LABEL)
     ax.set(ylim=(len(means) - 0.5, -0.5), xmargin=0.1)
     return fig
 
@@ -141,11 +135,11 @@ def confusion(shares: Any, names: Sequence[str], title: str | None = None) -> Fi
 
 def points(records: Iterable[Mapping[str, Any]]) -> Figure:
     """One panel for each metric: ours with its spread (filled, grey where not comparable), the published value (hollow
-    diamond). records: rows with the keys experiment, model, dataset, metric, paper, ours, std, comparable; those without a
-    finite `ours` are left out, and ValueError raised when none is left."""
+    diamond). records: rows with the keys experiment, model, dataset, metric, comparable, and paper, ours, std, NaN where
+    there is none; those without a finite `ours` are left out, and ValueError raised when none is left."""
     groups: dict[str, list[Mapping]] = {}
     for row in records:
-        if math.isfinite(_number(row.get("ours"))):
+        if np.isfinite(row["ours"]):
             groups.setdefault(f"{row['metric']} ({row['experiment']})".replace("_", " "), []).append(row)
     if not groups:
         raise ValueError("no row has a finite value to draw")
@@ -154,9 +148,9 @@ def points(records: Iterable[Mapping[str, Any]]) -> Figure:
     fig, axes = panels(groups, title="Ours beside the published numbers", keys=keys, grid="x", **size)
     for ax, rows in zip(axes, groups.values(), strict=True):
         for i, row in enumerate(rows):
-            look = {"fmt": "o", "color": BLUE if row.get("comparable") else GREY, "ms": 6.5, "capsize": 3, "lw": 1.4}
-            ax.errorbar(row["ours"], i, xerr=_number(row.get("std")), **look)
-            ax.plot(_number(row.get("paper")), i, marker="D", mfc="white", mec=ORANGE, mew=1.6, ms=7, zorder=1.5)
+            colour = BLUE if row["comparable"] else GREY
+            ax.errorbar(row["ours"], i, xerr=row["std"], fmt="o", color=colour, ms=6.5, capsize=3, lw=1.4)
+            ax.plot(row["paper"], i, marker="D", mfc="white", mec=ORANGE, mew=1.6, ms=7, zorder=1.5)
         ax.set_yticks(range(len(rows)), [f"{row['model']}, {row['dataset']}" for row in rows], fontsize=LABEL)
         ax.tick_params(axis="y", length=0)
         ax.set(ylim=(len(rows) - 0.4, -0.6), xmargin=0.12)
@@ -176,7 +170,7 @@ def surfaces(
     scale = {"vmin": min(0.0, *map(np.nanmin, maps.values())), "vmax": limit or max(map(np.nanmax, maps.values()))}
     fig, axes = panels(maps, width=440, height=330, xlabel=xlabel, ylabel=ylabel, grid=None)
     for ax, v in zip(axes, maps.values(), strict=True):
-        _map(ax, v, origin="lower", aspect="auto", extent=extent, cmap="viridis", **scale)
+        fig.colorbar(ax.imshow(v, origin="lower", aspect="auto", extent=extent, cmap="viridis", **scale), ax=ax)
         ax.plot(*np.reshape(marks, (-1, 2)).T, "o", ms=9, mfc="none", mec="white", mew=1.8)
     return fig
 
@@ -191,8 +185,8 @@ def sphere_map(theta: Any, phi: Any, colour: np.ndarray, rgb: np.ndarray) -> Fig
     limit = max(1.0, np.abs(colour).max())
     look = {"extent": (0, 360, 180, 0), "aspect": "auto", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     axes[0].imshow(rgb, **look)
-    for i in (0, 1):
-        _map(axes[1 + i], colour[..., i], **look)
+    for ax, mean in zip(axes[1:], np.moveaxis(colour, 2, 0), strict=True):
+        fig.colorbar(ax.imshow(mean, **look), ax=ax)
     return fig
 
 
@@ -222,20 +216,8 @@ def _line(ax: Axes, x: Any, y: Any, colour: str, label: str, marker: str, std: A
         ax.errorbar(x, y, yerr=std, fmt="none", ecolor=colour, capsize=3, lw=1.4)
 
 
-def _map(ax: Axes, values: Any, **look: Any) -> None:
-    ax.figure.colorbar(ax.imshow(values, **look), ax=ax).ax.tick_params(labelsize=NOTE)
-
-
 class _Plain(LogFormatter):
     """Numbers of a logarithmic axis where matplotlib puts them, without mathematics, which Figure does not draw."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def _number(value: Any) -> float:
-    """A value of a table as float; NaN where it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan

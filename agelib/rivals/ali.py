@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from agelib.training import hardware
 from agelib.training.step import Averages, Step, check_config, stabiliser
 
 LABEL = "ALI"
-INITS = ("released", "he")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Config:
     ema: float = stabiliser(0.0, "averaged networks {:g}")  # share of averages of g and e that a step keeps
 
     def __post_init__(self):
-        choices = {"nets": ("released", *SPECS, "decoder"), "init": INITS, "precision": hardware.PRECISIONS}
+        choices = {"nets": ("released", *SPECS, "decoder"), "init": ("released", "he"), "precision": hardware.PRECISIONS}
         above, least = {"lr": 0, "width": 0, "d_lr": 0}, {"M": 1, "noise": 0}
         check_config(self, above=above, least=least, shares=("beta1", "beta2", "dropout", "ema"), choices=choices)
 
@@ -63,8 +62,8 @@ class Config:
 class Spec:
     """The networks for one data set. Layers are (kernel, stride, channels); `e` and `x` end at a 1x1 map.
 
-    e: encoder up to its head, which is a 1x1 convolution to 2 M. g: generator after `g_dense` 1x1 layers, all transposed,
-    before the last 1x1 convolution. x, z, joint: widths of the discriminator's three parts.
+    e: encoder up to its head, which is a 1x1 convolution to 2 M. g: generator, all transposed, before the last 1x1
+    convolution. x, z, joint: widths of the discriminator's three parts.
     """
 
     size: int
@@ -74,11 +73,18 @@ class Spec:
     x: tuple[tuple[int, int, int], ...]
     z: tuple[int, ...]
     joint: tuple[int, ...]
-    g_dense: tuple[int, ...] = ()
     leak: float = 0.01
     z_bias: bool = False
     maxout: bool = False  # in the discriminator, two pieces, instead of LeakyReLU and BatchNorm
-    dropout: float = 0.2  # on every convolution's input in the discriminator; with maxout see Discriminator
+
+    def scaled(self, width: float) -> Spec:
+        """The same with `width` times the channels in every hidden layer, to the nearest even number, at least 2."""
+
+        def scale(channels: int) -> int:
+            return max(2, 2 * round(channels * width / 2))
+
+        convolutions = {name: tuple((*layer, scale(c)) for *layer, c in getattr(self, name)) for name in "egx"}
+        return replace(self, **convolutions, z=tuple(map(scale, self.z)), joint=tuple(map(scale, self.joint)))
 
 
 _SMALL = ((5, 1, 32), (4, 2, 64), (4, 1, 128), (4, 2, 256), (4, 1, 512))
@@ -86,23 +92,20 @@ _SMALL_G = ((4, 1, 256), (4, 2, 128), (4, 1, 64), (4, 2, 32), (5, 1, 32), (1, 1,
 _CELEBA = ((2, 1, 64), (7, 2, 128), (5, 2, 256), (7, 2, 256), (4, 1, 512))
 _CELEBA_G = ((4, 1, 512), (7, 2, 256), (5, 2, 256), (7, 2, 128), (2, 1, 64))
 _TINY = ((4, 2, 64), (4, 1, 64), (4, 2, 128), (4, 1, 128), (4, 2, 256), (4, 1, 256))
-_TINY_G = ((4, 1, 256), (4, 2, 128), (4, 1, 128), (4, 2, 64), (4, 1, 64), (4, 2, 64))
+_TINY_E = (*_TINY, (1, 1, 2048), (1, 1, 2048))
+_TINY_G = ((1, 1, 2048), (1, 1, 256), (4, 1, 256), (4, 2, 128), (4, 1, 128), (4, 2, 64), (4, 1, 64), (4, 2, 64))
+_SVHN = Spec(32, 256, (*_SMALL, (1, 1, 512)), _SMALL_G, _SMALL, (512, 512), (1024, 1024))
 SPECS = {
-    "svhn": Spec(32, 256, (*_SMALL, (1, 1, 512)), _SMALL_G, _SMALL, (512, 512), (1024, 1024)),
-    "cifar10": Spec(
-        32, 64, (*_SMALL, (1, 1, 512)), _SMALL_G, _SMALL, (512, 512), (1024, 1024), leak=0.1, maxout=True
-    ),
+    "svhn": _SVHN,
+    "cifar10": replace(_SVHN, M=64, leak=0.1, maxout=True),
     "celeba": Spec(64, 256, _CELEBA, _CELEBA_G, _CELEBA, (1024, 1024), (2048, 2048), leak=0.02),
-    "tiny_imagenet": Spec(
-        64, 256, (*_TINY, (1, 1, 2048), (1, 1, 2048)), _TINY_G, _TINY, (2048, 2048), (4096, 4096), (2048, 256), z_bias=True
-    ),
-}  # fmt: skip
-SIZES = {32: "svhn", 64: "celeba"}  # the networks for a data set that ALI did not use, by image size
+    "tiny_imagenet": Spec(64, 256, _TINY_E, _TINY_G, _TINY, (2048, 2048), (4096, 4096), z_bias=True),
+}
 
 
 def spec_for(nets: str, size: int) -> Spec:
     """The networks named `nets`, "released": those of SVHN at 32 px and of CelebA at 64 px. ValueError for another size."""
-    name = SIZES.get(size) if nets == "released" else nets
+    name = {32: "svhn", 64: "celeba"}.get(size) if nets == "released" else nets
     if name is None or SPECS[name].size != size:
         known = ", ".join(f"{name} ({spec.size} px)" for name, spec in SPECS.items())
         raise ValueError(f"ALI has no networks {nets!r} for {size} px; it has: {known}")
@@ -127,56 +130,45 @@ class Maxout(nn.Module):
         return x.unflatten(1, (-1, 2)).amax(2)
 
 
+def _hidden(conv: type[nn.Module], c_in: int, layers: tuple[tuple[int, int, int], ...], leak: float) -> list[nn.Module]:
+    """`conv`, BatchNorm and LeakyReLU for each (kernel, stride, channels)."""
+    made: list[nn.Module] = []
+    for kernel, stride, c_out in layers:
+        made += [conv(c_in, c_out, kernel, stride, bias=False), nn.BatchNorm2d(c_out, momentum=0.05)]
+        made.append(nn.LeakyReLU(leak, inplace=True))
+        c_in = c_out
+    return made
+
+
 class Generator(nn.Module):
     """g: codes (B, M) -> images (B, channels, size, size) in [-1, 1]; a sigmoid, scaled, with an untied bias before it."""
 
-    def __init__(self, spec: Spec, M: int, channels: int, width: float):
+    def __init__(self, spec: Spec, M: int, channels: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        c_in = M
-        for kernel, stride, c_out in [(1, 1, c) for c in spec.g_dense] + list(spec.g):
-            c_out = _scaled(c_out, width)
-            layers += [nn.ConvTranspose2d(c_in, c_out, kernel, stride, bias=False), _norm(c_out)]
-            layers += [nn.LeakyReLU(spec.leak, inplace=True)]
-            c_in = c_out
-        layers += [nn.Conv2d(c_in, channels, 1, bias=False), UntiedBias(channels, spec.size)]
-        self.layers = nn.Sequential(*layers)
-        self.M, self.size, self.channels = M, spec.size, channels
+        last = [nn.Conv2d(spec.g[-1][2], channels, 1, bias=False), UntiedBias(channels, spec.size)]
+        self.layers, self.M = nn.Sequential(*_hidden(nn.ConvTranspose2d, M, spec.g, spec.leak), *last), M
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.ndim != 2 or z.shape[1] != self.M:
-            raise ValueError(f"the generator takes codes (B, {self.M}), got {tuple(z.shape)}")
+        networks.check_input("the generator takes codes", z, self.M)
         return 2 * torch.sigmoid(self.layers(z[:, :, None, None]).float()) - 1
 
+    @torch.no_grad()
     def set_mean(self, mean: Tensor) -> None:
-        """Set the last bias so that the output is `mean` (C, H, W), in (-1, 1), where the layer's input is zero.
-
-        ALI takes the mean of 500 training images.
-        """
-        with torch.no_grad():
-            self.layers[-1].bias.copy_(torch.logit((mean + 1) / 2, eps=1e-3))
+        """Set the last bias so that the output is `mean` (C, H, W), in (-1, 1), where the layer's input is zero."""
+        self.layers[-1].bias.copy_(torch.logit((mean + 1) / 2, eps=1e-3))
 
 
 class EncoderMapping(nn.Module):
     """Images (B, channels, size, size) in [-1, 1] -> (B, 2 M): mean and log sigma of the code."""
 
-    def __init__(self, spec: Spec, M: int, channels: int, width: float):
+    def __init__(self, spec: Spec, M: int, channels: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        c_in = channels
-        for kernel, stride, c_out in spec.e:
-            c_out = _scaled(c_out, width)
-            layers += [nn.Conv2d(c_in, c_out, kernel, stride, bias=False), _norm(c_out)]
-            layers += [nn.LeakyReLU(spec.leak, inplace=True)]
-            c_in = c_out
-        layers += [nn.Conv2d(c_in, 2 * M, 1, bias=False), UntiedBias(2 * M, 1), nn.Flatten()]
-        self.layers = nn.Sequential(*layers)
-        self.size, self.channels = spec.size, channels
+        last = [nn.Conv2d(spec.e[-1][2], 2 * M, 1, bias=False), UntiedBias(2 * M, 1), nn.Flatten()]
+        self.layers = nn.Sequential(*_hidden(nn.Conv2d, channels, spec.e, spec.leak), *last)
+        self.shape = channels, spec.size, spec.size
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1:] != (self.channels, self.size, self.size):
-            want = f"(B, {self.channels}, {self.size}, {self.size})"
-            raise ValueError(f"the encoder takes images {want}, got {tuple(x.shape)}")
+        networks.check_input("the encoder takes images", x, *self.shape)
         return self.layers((x + 1) / 2)
 
 
@@ -188,53 +180,42 @@ class Discriminator(nn.Module):
     second layer and the joint layers. dropout: this rate on every layer's input instead; None: those.
     """
 
-    def __init__(self, spec: Spec, M: int, channels: int, width: float, dropout: float | None = None):
+    def __init__(self, spec: Spec, M: int, channels: int, dropout: float | None = None):
         super().__init__()
-        half = 2 if spec.maxout else 1
-        rate = (lambda reached: 0.5 * reached) if spec.maxout else (lambda reached: spec.dropout)
+        pieces, later = (2, 0.5) if spec.maxout else (1, 0.2)
+        of_x = (0.2, 0.5, 0.0, 0.0, 0.5) if spec.maxout else (0.2,) * len(spec.x)
 
         def drop(p: float) -> nn.Dropout:
             return nn.Dropout(p if dropout is None else dropout)
 
-        self.x_layers, self.z_layers, self.joint_layers = (nn.Sequential() for _ in range(3))
+        def act() -> nn.Module:
+            return Maxout() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True)
+
+        def dense(c_in: int, widths: tuple[int, ...], rates: tuple[float, ...], bias: bool = True) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for c_out, rate in zip(widths, rates, strict=True):
+                layers += [drop(rate), nn.Linear(c_in, c_out, bias=bias), act()]
+                c_in = c_out // pieces
+            return layers
+
+        layers: list[nn.Module] = []
         c_in = channels
         for i, (kernel, stride, c_out) in enumerate(spec.x):
-            c_out = _scaled(c_out, width)
-            self.x_layers.append(drop(spec.dropout if i == 0 else rate(i in (1, 4))))
-            self.x_layers.append(nn.Conv2d(c_in, c_out, kernel, stride, bias=i == 0))
+            layers += [drop(of_x[i]), nn.Conv2d(c_in, c_out, kernel, stride, bias=i == 0)]
             if spec.maxout:
-                self.x_layers.extend([drop(0.5 * (i == 2)), Maxout()])
-            else:
-                self.x_layers.extend([_norm(c_out)] if i else [])
-                self.x_layers.append(nn.LeakyReLU(spec.leak, inplace=True))
-            c_in = c_out // half
-        self.x_layers.append(nn.Flatten())
-        x_out, c_in = c_in, M
-        for i, c_out in enumerate(spec.z):
-            c_out = _scaled(c_out, width)
-            self.z_layers.append(drop(spec.dropout if i == 0 else rate(True)))
-            self.z_layers.append(nn.Linear(c_in, c_out, bias=spec.z_bias))
-            self.z_layers.append(Maxout() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
-            c_in = c_out // half
-        c_in += x_out
-        for c_out in spec.joint:
-            c_out = _scaled(c_out, width)
-            self.joint_layers.extend([drop(rate(True)), nn.Linear(c_in, c_out)])
-            self.joint_layers.append(Maxout() if spec.maxout else nn.LeakyReLU(spec.leak, inplace=True))
-            c_in = c_out // half
-        self.joint_layers.extend([drop(rate(True)), nn.Linear(c_in, 1)])
+                layers.append(drop(0.5 * (i == 2)))
+            elif i:
+                layers.append(nn.BatchNorm2d(c_out, momentum=0.05))
+            layers.append(act())
+            c_in = c_out // pieces
+        self.x_layers = nn.Sequential(*layers, nn.Flatten())
+        self.z_layers = nn.Sequential(*dense(M, spec.z, (0.2, later), spec.z_bias))
+        joint = dense(c_in + spec.z[-1] // pieces, spec.joint, (later, later))
+        self.joint_layers = nn.Sequential(*joint, drop(later), nn.Linear(spec.joint[-1] // pieces, 1))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         both = torch.cat([self.x_layers((x + 1) / 2), self.z_layers(z)], 1)
         return self.joint_layers(both).float().squeeze(1)
-
-
-def _scaled(channels: int, width: float) -> int:
-    return max(2, 2 * round(channels * width / 2))
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, momentum=0.05)
 
 
 def initialise(module: nn.Module, init: str = "released") -> None:
@@ -256,20 +237,6 @@ def initialise(module: nn.Module, init: str = "released") -> None:
         nn.init.normal_(module.layers[-2].weight, 0.0, 0.01)  # its images start at the mean
 
 
-class MlpDiscriminator(nn.Module):
-    """d: images or points (B, ...) and codes (B, M), joined -> logits (B,); LeakyReLU, dropout 0.2 on every input."""
-
-    def __init__(self, dims: tuple[int, ...], leak: float = 0.01, dropout: float = 0.2):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for c_in, c_out in zip(dims, dims[1:], strict=False):
-            layers += [nn.Dropout(dropout), nn.Linear(c_in, c_out), nn.LeakyReLU(leak)]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.layers(torch.cat([x.reshape(len(x), -1), z], 1)).float().squeeze(1)
-
-
 def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:
     """{"g", "e", "d"} for images of `shape` (C, H, W), initialised from torch's global RNG; mean: of the data, where the
     last bias starts, at that of 500 images as in ALI.
@@ -279,21 +246,18 @@ def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None =
     """
     C, D = shape[0], math.prod(shape)
     if cfg.nets == "decoder":
-        M = cfg.M or 10
+        M, dropout = cfg.M or 10, 0.2 if cfg.dropout is None else cfg.dropout
         g = networks.published_decoder(shape, M)
         e = networks.GaussianCode(networks.MlpEncoder((D, 1024, 256, 256, 64, 2 * M), "gaussian"), sampled=True)
-        dropout = 0.2 if cfg.dropout is None else cfg.dropout
-        nets = {"g": g, "e": e, "d": MlpDiscriminator((D + M, 1024, 1024, 1), dropout=dropout)}
+        d = networks.MlpDiscriminator((D + M, 1024, 1024, 1), leak=0.01, dropout=dropout)
         if cfg.init == "he":
-            initialise(nets["d"], "he"), initialise(e, "he")
+            initialise(d, "he"), initialise(e, "he")
         networks.start_decoder(g, mean and mean(5000))
-        return nets
-    spec = spec_for(cfg.nets, networks.square(shape))
-    if C not in (1, 3):
-        raise ValueError(f"ALI's networks take 1 or 3 channels, got {C}")
+        return {"g": g, "e": e, "d": d}
+    spec = spec_for(cfg.nets, networks.square(shape)).scaled(cfg.width)
     M = cfg.M or spec.M
-    e = networks.GaussianCode(EncoderMapping(spec, M, C, cfg.width), sampled=True)
-    nets = {"g": Generator(spec, M, C, cfg.width), "e": e, "d": Discriminator(spec, M, C, cfg.width, cfg.dropout)}
+    e = networks.GaussianCode(EncoderMapping(spec, M, C), sampled=True)
+    nets = {"g": Generator(spec, M, C), "e": e, "d": Discriminator(spec, M, C, cfg.dropout)}
     for net in nets.values():
         initialise(net, cfg.init)
     if mean is not None:
@@ -312,9 +276,8 @@ def make_step(nets: dict[str, nn.Module], cfg: Config) -> Step:
     device = next(g.parameters()).device
     precision = hardware.choose_precision(cfg.precision, device)
     of_d, of_ge = list(d.parameters()), [*g.parameters(), *e.parameters()]
-    betas = (cfg.beta1, cfg.beta2)
-    lrs = {"d": cfg.lr if cfg.d_lr is None else cfg.d_lr}
-    optimizers = {name: hardware.adam(net, lrs.get(name, cfg.lr), betas) for name, net in nets.items()}
+    lrs = {"g": cfg.lr, "e": cfg.lr, "d": cfg.d_lr or cfg.lr}
+    optimizers = {name: hardware.adam(net, lrs[name], (cfg.beta1, cfg.beta2)) for name, net in nets.items()}
     averages = Averages(nets, {"g": cfg.ema, "e": cfg.ema})
 
     def update(x: Tensor) -> dict[str, Tensor]:

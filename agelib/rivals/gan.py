@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,16 +54,13 @@ class Generator32(nn.Module):
         super().__init__()
         self.first = nn.Linear(M, 4 * width * 16, bias=False)
         self.norm = nn.BatchNorm1d(4 * width * 16)
-        self.layers = nn.Sequential(nn.ReLU(inplace=True))
-        for c_in, c_out in ((4 * width, 2 * width), (2 * width, width)):
-            self.layers.append(nn.ConvTranspose2d(c_in, c_out, 5, 2, 2, output_padding=1, bias=False))
-            self.layers.extend([nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)])
-        self.layers.append(nn.ConvTranspose2d(width, channels, 5, 2, 2, output_padding=1, bias=False))
+        conv = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1, bias=False)
+        hidden = [*networks.up(conv(4 * width, 2 * width)), *networks.up(conv(2 * width, width))]
+        self.layers = nn.Sequential(nn.ReLU(inplace=True), *hidden, conv(width, channels))
         self.M = M
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.ndim != 2 or z.shape[1] != self.M:
-            raise ValueError(f"the generator takes codes (B, {self.M}), got {tuple(z.shape)}")
+        networks.check_input("the generator takes codes", z, self.M)
         first = self.norm(self.first(z)).view(len(z), 4, 4, -1).permute(0, 3, 1, 2)  # (B, 4 width, 4, 4), channels last
         return torch.tanh(self.layers(first).float())
 
@@ -72,45 +70,26 @@ class Discriminator(nn.Module):
 
     def __init__(self, size: int, channels: int, width: int):
         super().__init__()
-        kernel, pad, n = (5, 2, 3) if size == 32 else (4, 1, 4)
+        kernel, n = (5, 3) if size == 32 else (4, 4)
         widths = [channels, *(width * 2**i for i in range(n))]
-        self.layers = nn.Sequential()
-        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False)):
-            self.layers.append(nn.Conv2d(c_in, c_out, kernel, 2, pad, bias=False))
-            self.layers.extend([nn.BatchNorm2d(c_out)] if i else [])
-            self.layers.append(nn.LeakyReLU(0.2, inplace=True))
-        self.layers.append(nn.Conv2d(widths[-1], 1, 4, bias=False))
+        self.layers = nn.Sequential(*networks.down(widths, kernel), nn.Conv2d(widths[-1], 1, 4, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).float().flatten()
 
 
-class MlpDiscriminator(nn.Module):
-    """d: images or points (B, ...), flattened -> logits (B,); LeakyReLU(0.2)."""
-
-    def __init__(self, dims: tuple[int, ...]):
-        super().__init__()
-        self.layers = networks.mlp(dims, lambda: nn.LeakyReLU(0.2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.reshape(len(x), -1)).float().squeeze(1)
-
-
 def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:
-    """{"g", "d"} for images of `shape` (C, H, W); convolutions N(0, 0.02), BatchNorm weights N(1, 0.02).
+    """{"g", "d"} for images of `shape` (C, H, W). Raises ValueError for a shape that there are no networks for.
 
     The fully connected ones: the decoder of Wu et al. (2017), and its widths turned round for d; mean: of the data, where
-    that decoder starts. Raises ValueError for a shape that there are no networks for.
+    that decoder starts.
     """
-    C, D = shape[0], math.prod(shape)
     if cfg.nets == "decoder":
         g = networks.published_decoder(shape, cfg.M or 10)
-        nets = {"g": g, "d": MlpDiscriminator((D, 1024, 256, 256, 64, 1))}
+        d = networks.MlpDiscriminator((math.prod(shape), 1024, 256, 256, 64, 1))
         networks.start_decoder(g, mean and mean(5000))
-        return nets
-    size, M = networks.square(shape), cfg.M or 100
-    if size not in networks.SIZES or C not in (1, 3):
-        raise ValueError(f"the GAN has networks for 32 and 64 px and 1 or 3 channels, not for {size} px and {C}")
+        return {"g": g, "d": d}
+    size, M, C = networks.square(shape), cfg.M or 100, shape[0]
     g = Generator32(M, C, cfg.width) if size == 32 else networks.Generator(size, M, C, cfg.width)
     nets = {"g": g, "d": Discriminator(size, C, cfg.width)}
     for net in nets.values():

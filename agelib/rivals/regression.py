@@ -29,10 +29,8 @@ class Config:
     precision: str = "auto"  # fp32 | bf16 | auto
 
     def __post_init__(self):
-        least = {"M": 1, "width": 1, "n_blocks": 0, "drop_lr": 0}
-        check_config(
-            self, above={"lr": 0}, least=least, shares=("beta1", "beta2"), choices={"precision": hardware.PRECISIONS}
-        )
+        least, choices = {"M": 1, "width": 1, "n_blocks": 0, "drop_lr": 0}, {"precision": hardware.PRECISIONS}
+        check_config(self, above={"lr": 0}, least=least, shares=("beta1", "beta2"), choices=choices)
 
 
 def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None = None) -> dict[str, nn.Module]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from agelib import networks
+from agelib import losses, networks
 from agelib.training import hardware
 from agelib.training.step import Step, check_config
 
@@ -50,17 +50,17 @@ def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None =
 
     Raises ValueError for a shape that there are no networks for.
     """
-    C, D, M = shape[0], math.prod(shape), cfg.M or (10 if cfg.nets == "decoder" else 64)
+    M = cfg.M or (10 if cfg.nets == "decoder" else 64)
     if cfg.nets == "decoder":
-        e: nn.Module = networks.MlpEncoder((D, 256, 64, 2 * M), "gaussian")
+        e: nn.Module = networks.MlpEncoder((math.prod(shape), 256, 64, 2 * M), "gaussian")
         g: nn.Module = networks.published_decoder(shape, M)
         networks.start_decoder(g, mean and mean(5000))
     else:
         size = networks.square(shape)
-        g = networks.Generator(size, M, C, cfg.width)
+        g = networks.Generator(size, M, shape[0], cfg.width)
         networks.initialise(g)
-        e = networks.Encoder(size, 2 * M, C, cfg.width, "gaussian")
-    return {"g": g, "e": networks.GaussianCode(e, sampled=False, head="log_variance")}
+        e = networks.Encoder(size, 2 * M, shape[0], cfg.width, "gaussian")
+    return {"g": g, "e": networks.GaussianCode(e, sampled=False, log_variance=True)}
 
 
 def kl_to_prior(mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -70,9 +70,7 @@ def kl_to_prior(mean: Tensor, log_sigma: Tensor) -> Tensor:
 
 def neg_log_likelihood(x: Tensor, gz: Tensor, sigma2: float | None) -> Tensor:
     """-log N(x; gz, sigma2 I) in nats an image, the mean over the batch; sigma2 None: the batch's mean squared error."""
-    if x.shape != gz.shape:
-        raise ValueError(f"shapes differ: {tuple(x.shape)} and {tuple(gz.shape)}")
-    D, mse = x[0].numel(), ((x - gz.float()) ** 2).mean()
+    D, mse = x[0].numel(), losses.recon_x_l2(gz, x)
     if sigma2 is None:
         return D / 2 * (torch.log(2 * math.pi * mse) + 1)
     return D / 2 * (math.log(2 * math.pi * sigma2) + mse / sigma2)
@@ -99,7 +97,7 @@ def make_step(nets: dict[str, nn.Module], cfg: Config) -> Step:
         (nll + kl).backward()
         for optimizer in optimizers.values():
             optimizer.step()
-        logs = {"neg_elbo": nll + kl, "nll": nll, "kl": kl, "l_x": (x - gz).abs().mean()}
+        logs = {"neg_elbo": nll + kl, "nll": nll, "kl": kl, "l_x": losses.recon_x_l1(gz, x)}
         return {name: value.detach() for name, value in logs.items()}
 
     return Step(update, dict(nets), optimizers, None, precision)

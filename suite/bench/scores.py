@@ -31,9 +31,8 @@ def measure(
     e = age.build(age.Config(), images.shape[1:])["e"].to(device, memory_format=torch.channels_last)
     look = age.features({"e": reestimate(e, images[:1000])})
     net = classifier.Classifier(images.shape[1], 10, 32, hardware.choose_precision("auto", device)).to(device).eval()
-    pool, valid = svm.split(len(images), cfg.n_valid)
-    (labelled,) = svm.labelled_sets(labels[pool], cfg.per_class, 1, seed=cfg.seed)
-    X, y, C, few = look(images[labelled]), labels[labelled], svm.ALI_GRID[17], valid[:10]
+    (labelled,) = svm.labelled_sets(labels[: -cfg.n_valid], cfg.per_class, 1, seed=cfg.seed)
+    X, y, C, few = look(images[labelled]), labels[labelled], svm.ALI_GRID[17], slice(10)
     calls = {
         "features": lambda: [look(images[i : i + cfg.chunk]) for i in range(0, len(images), cfg.chunk)],
         "read": lambda: classifier.read(net, images),
@@ -41,7 +40,7 @@ def measure(
         "plain fit": lambda: svm.plain_svm(C).fit(X.astype(np.float64), y),
     }
     whole = {
-        "choice": lambda: svm.choose_C(look, images, labels, labelled, valid, cfg),
+        "choice": lambda: svm.choose_C(look, images, labels, labelled, cfg),
         "all": lambda: svm.evaluate(look, images, labels, images[few], labels[few], cfg),
     }
     times = in_turn(calls, device, repeats) | in_turn(whole, device, 1)

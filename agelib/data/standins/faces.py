@@ -4,8 +4,6 @@ Shapes are signed distances in a head-fixed frame (x to the right, y down, the p
 analytically, so a face looks the same at each size. Skin is lit as a rounded surface.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -72,7 +70,7 @@ class _Canvas:
         self.image, self.x, self.y = image, x, y
         self.pixel = 2.0 / image.shape[-1]
 
-    def rows(self, low: float, high: float) -> _Canvas:
+    def rows(self, low: float, high: float) -> "_Canvas":
         """The part between two heights in [-1, 1]: most shapes are small, and this is what makes drawing cheap."""
         size = self.image.shape[-1]
         here = slice(max(0, int((low + 1.0) * size / 2)), min(size, int(np.ceil((high + 1.0) * size / 2))))

@@ -5,8 +5,6 @@ colours or a photograph behind (of `patches`, in the region of the split), neigh
 shadow, light, blur, noise. The classes are equally frequent (SVHN's are not).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib.resources import files
 

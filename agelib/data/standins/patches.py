@@ -6,8 +6,6 @@ photograph is the test split's alone, with a gap on either side; train and test 
 `datasets/images/README.txt` (CC BY 2.0).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib.resources import files
 
