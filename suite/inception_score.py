@@ -1,7 +1,5 @@
 """Notebook 03: scores of generators from what a network says about their samples, as rows for metrics.json."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The numbers of the likelihood experiment for one decoder, as rows for metrics.json, with the protocol spelt out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page of a profile: every run with its pictures, status and numbers, readable from disk without a network."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -6,8 +6,6 @@ and None. Where `dict | str` is declared the value is a model's settings: a dict
 config/recipes.yaml has under that name, or the name alone. The keys of a `dict[str, ...]` are labels: of models, of runs.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -18,8 +18,6 @@ notebook's own declaration. config/recipes.yaml holds named settings of models. 
 written down; it ends every profile.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import graphlib

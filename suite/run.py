@@ -1,7 +1,5 @@
 """One results folder: its settings, its models, its figures, its numbers, and where and with what they were made."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import hashlib

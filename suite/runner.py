@@ -8,8 +8,6 @@ Exit codes: 0 all done; 1 something failed; 2 nothing was started (a wrong argum
 130 stopped by Ctrl-C, 143 by a plain kill, 129 by a closed terminal.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import fcntl

@@ -1,8 +1,6 @@
 """Notebook 05: what the SVM protocol says about kinds of features, as rows for metrics.json, and which images it never gets
 right. `train`, `test`: image sets with labels (`agelib.data.ImageSet`); `kinds`: label -> features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -6,8 +6,6 @@ than the published one is marked not comparable and gets no gap; a run that dive
 equal settings with several seeds become one row, mean and standard deviation over seeds.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -5,8 +5,6 @@ One-dimensional family (facts for Theorems 1 and 2): X and Z standard normal, g(
 divergences are KL(N || N) in nats.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

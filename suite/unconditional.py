@@ -4,8 +4,6 @@ answers: model -> reconstructions (N, C, H, W) of the same held-out images; made
 for a model that was lost or can't answer: a lost one keeps a row, without a value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Live controls for JupyterLab. Everything that they show comes from the same calls as the static figures."""
 
-from __future__ import annotations
-
 import functools
 import io
 import math

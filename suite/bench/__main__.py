@@ -1,7 +1,5 @@
 """python -m suite.bench [training | ais | scores] [--repeats N]"""
 
-from __future__ import annotations
-
 import argparse
 
 import torch

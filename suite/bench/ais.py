@@ -5,8 +5,6 @@ the gradient of the whole log density at each leapfrog step and both ends' densi
 chain and an intermediate distribution (one HMC move of 10 leapfrog steps).
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 

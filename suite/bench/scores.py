@@ -4,8 +4,6 @@ Features are those of the published encoder (32 px, M = 128, 7,296 dimensions) a
 from the images; images are the embedded `house_numbers`. Plain: scikit-learn's LinearSVC on the features themselves.
 """
 
-from __future__ import annotations
-
 import resource
 import statistics
 

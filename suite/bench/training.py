@@ -6,8 +6,6 @@ methods: their own update in fp32 and NCHW with that Adam and allocator. "Ours" 
 graph. Times are medians. The arithmetic is counted by torch's FlopCounterMode around one step of ours.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import statistics
