@@ -9,13 +9,11 @@ A profile is one YAML file (config/*.yaml, or the user's own):
     runs:
       digits:
         notebook: 01_unconditional
-        minutes: 4            # this run; gpu_minutes instead: on one GPU
+        minutes: 4            # this run, or gpu_minutes
         needs: []             # runs of this profile that come first
         params: {dataset: digits, age: digits, seed: 0}
 
-Everything is checked before the first run starts: structure, doubled keys, a circle of needs, each parameter against the
-notebook's own declaration. config/recipes.yaml holds named settings of models. The run `summary` (99_summary) is not
-written down; it ends every profile.
+The run `summary` (99_summary) is not written down; it ends every profile. Everything is checked before the first run.
 """
 
 import ast
@@ -57,13 +55,12 @@ class _Timed(BaseModel):
 
     @property
     def gpu(self) -> bool:
-        """Are the minutes those of one GPU?"""
+        """Is `time` that of one GPU? Else it is that of 2 CPU cores."""
         return self.gpu_minutes is not None
 
     @property
     def time(self) -> float:
-        """Minutes, on 2 CPU cores, or on one GPU if `gpu`."""
-        return self.gpu_minutes or self.minutes or 0.0
+        return self.gpu_minutes or self.minutes or 0.0  # minutes
 
     @model_validator(mode="after")
     def _one_kind_of_minutes(self) -> Any:
@@ -92,21 +89,18 @@ class Plan(_Timed):
     threads: int | None = Field(default=None, ge=1)
 
     def minutes_of(self, names: Iterable[str]) -> float:
-        """About how long the runs `names` take, on 2 CPU cores or one GPU."""
+        """About how long the runs `names` take: two go side by side on 2 cores, where each takes one."""
         each = [self.runs[name].time for name in names]
-        side_by_side = 2 if self.threads == 1 and not self.gpu else 1
-        return max([sum(each) / side_by_side, *each])
+        return max([sum(each) / (2 if self.threads == 1 and not self.gpu else 1), *each])
 
     def closure(self, names: Iterable[str]) -> list[str]:
         """`names` and everything they need, in the order of `runs`. PlanError on a name that is no run."""
-        wanted, left = set(), list(names)
-        while left:
-            name = left.pop()
-            if name not in self.runs:
-                known = ", ".join([*self.runs, SUMMARY])
-                raise PlanError(f"profile {self.profile} has no run {name!r}; its runs are: {known}")
-            wanted.add(name)
-            left += [need for need in self.runs[name].needs if need not in wanted]
+        wanted = set(names)
+        for name in wanted - self.runs.keys():
+            known = ", ".join([*self.runs, SUMMARY])
+            raise PlanError(f"profile {self.profile} has no run {name!r}; its runs are: {known}")
+        for name in reversed(self.runs):
+            wanted.update(self.runs[name].needs if name in wanted else ())
         return [name for name in self.runs if name in wanted]
 
 
@@ -118,28 +112,21 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise PlanError(f"{self.name}, line {key.start_mark.line + 1}: {key.value!r} is there twice")
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
             seen.add(key.value)
         return node
 
 
-_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+_2E_4 = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _2E_4, list("-+0123456789"))
 
 
 def _load(path: Path) -> Any:
-    """What the YAML file holds. Raises PlanError."""
-    if path.exists() and not path.is_file():
-        raise PlanError(f"{path}: not a plain file")  # opening a fifo would wait for ever
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a plain file")  # opening a fifo would wait for ever
         with open(path, encoding="utf-8") as file:
-            loader = _Loader(file)
-            try:
-                return loader.get_single_data()
-            finally:
-                loader.dispose()
-    except PlanError:
-        raise
+            return yaml.load(file, _Loader)
     except (OSError, ValueError, yaml.YAMLError, TypeError, RecursionError) as error:
         raise PlanError(f"{path}: {' '.join(str(error).split())}") from error
 
@@ -147,9 +134,8 @@ def _load(path: Path) -> Any:
 def read(path: str | os.PathLike) -> Plan:
     """The profile in the YAML file `path`, its own structure checked (`check` does the notebooks). Raises PlanError."""
     path = Path(path)
-    raw = _load(path)
     try:
-        plan = Plan.model_validate(raw)
+        plan = Plan.model_validate(_load(path))
     except ValidationError as error:
         told = parameters.told(error, lambda place: (RunSpec if place.startswith("runs.") else Plan).model_fields)
         raise PlanError(f"{path}: {told}") from None
@@ -157,19 +143,15 @@ def read(path: str | os.PathLike) -> Plan:
         where = f"{path}: run {name}"
         if name == SUMMARY:
             raise PlanError(f"{where}: every profile ends with it; take another name")
-        if given := [key for key in spec.params if key in GIVEN]:
+        if given := spec.params.keys() & GIVEN:
             raise PlanError(f"{where}: the runner sets {', '.join(given)}; a profile must not")
-        for need in spec.needs:
-            if need not in plan.runs:
-                raise PlanError(f"{where}: needs {need!r}, which is none of: {', '.join(plan.runs)}")
+        if strange := [need for need in spec.needs if need not in plan.runs]:
+            raise PlanError(f"{where}: needs {strange[0]!r}, which is none of: {', '.join(plan.runs)}")
     try:
         order = list(graphlib.TopologicalSorter({name: spec.needs for name, spec in plan.runs.items()}).static_order())
     except graphlib.CycleError as error:
         raise PlanError(f"{path}: runs need each other in a circle: {' -> '.join(reversed(error.args[1]))}") from None
     return plan.model_copy(update={"runs": {name: plan.runs[name] for name in order}})
-
-
-# ------------------------------------------------------------------------------------------------------ recipes
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -196,9 +178,6 @@ def _recipes(path: Path, changed: int) -> dict[str, dict[str, Any]]:
     if not isinstance(known, dict) or not all(isinstance(settings, dict) for settings in known.values()):
         raise PlanError(f"{path}: must map names to mappings of settings")
     return known
-
-
-# ------------------------------------------------------------------------------------------------------ notebooks
 
 
 @dataclass(frozen=True)
@@ -250,8 +229,8 @@ def notebooks_of(plan: Plan, folder: Path) -> dict[str, Notebook]:
 
 def check(plan: Plan, notebooks: dict[str, Notebook], path: Path, *, settings: bool) -> dict[str, str]:
     """run -> fingerprint: 16 hex digits of its parameters, recipes resolved, its notebook's code, and the fingerprints of
-    what it needs. ParameterError or PlanError, naming the profile's file `path` and the run, where a parameter does not fit
-    its notebook, or a model is asked of a run that is not needed. settings: see `suite.params.check`."""
+    what it needs. ParameterError or PlanError, naming `path` (the profile's file) and the run, where a parameter does not
+    fit its notebook, or a model is asked of a run that is not needed. settings: see `suite.params.check`."""
     prints: dict[str, str] = {}
     for name, spec in plan.runs.items():
         where, book = f"{path}: run {name}", notebooks[name]
@@ -272,15 +251,20 @@ def summary_print(folder: Path, book: Notebook, runs: Iterable[str]) -> str:
 
 
 def given(plan: Plan, name: str, results: str, book: Notebook) -> dict[str, Any]:
-    """What run `name` of `plan` (or the summary) gives its notebook: the profile's parameters and the runner's own.
-
-    `results` is the folder of all results as the notebook shall see it; `<results>/<profile>/<run>` is the run's own.
-    """
+    """What run `name` of `plan` (or the summary) gives its notebook: the profile's parameters, and GIVEN where `book`
+    declares them. results: the folder of all results as the notebook shall see it."""
     folder, spec = f"{results}/{plan.profile}", plan.runs.get(name)
     own = {"out_dir": f"{folder}/{name}", "results_dir": folder}
     own["needs"] = {need: f"{folder}/{need}" for need in (spec.needs if spec else ())}
-    return (dict(spec.params) if spec else {}) | {key: value for key, value in own.items() if key in book.kinds}
+    return (spec.params if spec else {}) | {key: value for key, value in own.items() if key in book.kinds}
 
 
 def _digest(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def duration(minutes: float) -> str:
+    """`minutes` for readers."""
+    if minutes < 1:
+        return f"{round(minutes * 60)} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
