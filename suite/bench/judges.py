@@ -47,7 +47,7 @@ def plain_move(decode: ais.Decode, x: Tensor, z: Tensor, beta: float, eps: float
 
 
 def rates(g: torch.nn.Module, n_images: int, n_chains: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Images x chains x distributions (HMC moves of 10 leapfrog steps) a second with the decoder g: "plain", "fp32", "bf16"."""
+    """Images x chains x distributions (moves of 10 leapfrog steps) a second with the decoder g: "plain", "fp32", "bf16"."""
     x, z = torch.rand(n_images, D, device=device), torch.randn(n_images, n_chains, M, device=device)
     few = max(1, n_images // 20)  # the loop costs the same for every image
 
