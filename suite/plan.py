@@ -1,18 +1,6 @@
 """Profiles: which notebooks run with which parameters, and what each run needs first; and the recipes they name.
 
-A profile is one YAML file (config/*.yaml, or the user's own):
-
-    profile: quick            # also the folder under results/
-    about: one line
-    minutes: 30               # the whole profile on 2 CPU cores; gpu_minutes instead: on one GPU
-    threads: 1                # processor cores for one run, so that runs go side by side; without it a run takes them all
-    runs:
-      digits:
-        notebook: 01_unconditional
-        minutes: 4            # this run, or gpu_minutes
-        needs: []             # runs of this profile that come first
-        params: {dataset: digits, age: digits, seed: 0}
-
+A profile is one YAML file (config/*.yaml, or the user's own) with the keys of `Plan`, whose `runs` have those of `RunSpec`.
 The run `summary` (99_summary) is not written down; it ends every profile. Everything is checked before the first run.
 """
 
@@ -24,9 +12,8 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -37,8 +24,6 @@ from suite.params import GIVEN, ROOT
 SUMMARY, SUMMARY_NOTEBOOK = "summary", "99_summary"
 RECIPES = ROOT / "config" / "recipes.yaml"
 _KINDS = {kind.__name__: kind for kind in (int, float, bool, str, list, dict)}
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -48,19 +33,13 @@ class PlanError(ValueError):
 
 
 class _Timed(BaseModel):
-    model_config = _STRICT
+    """What takes `time` minutes, on one GPU (`gpu`) or on 2 CPU cores."""
 
-    minutes: Minutes | None = None
-    gpu_minutes: Minutes | None = None
-
-    @property
-    def gpu(self) -> bool:
-        """Is `time` that of one GPU? Else it is that of 2 CPU cores."""
-        return self.gpu_minutes is not None
-
-    @property
-    def time(self) -> float:
-        return self.gpu_minutes or self.minutes or 0.0  # minutes
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    minutes: Minutes | None = None  # on 2 CPU cores
+    gpu_minutes: Minutes | None = None  # instead: on one GPU
+    gpu = property(lambda self: self.gpu_minutes is not None)
+    time = property(lambda self: self.gpu_minutes or self.minutes)
 
     @model_validator(mode="after")
     def _one_kind_of_minutes(self) -> Any:
@@ -70,23 +49,16 @@ class _Timed(BaseModel):
 
 
 class RunSpec(_Timed):
-    """One run: the notebook with this stem and these parameters, after the runs named in `needs`."""
-
-    notebook: Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
-    needs: list[str] = []
+    notebook: Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]  # its stem
+    needs: list[str] = []  # runs of this profile that come first
     params: dict[str, Any] = {}
 
 
 class Plan(_Timed):
-    """One profile. `runs` is in an order in which every run comes after what it needs, `summary` excluded.
-
-    `threads`: processor cores of one run; None: all there are, one run after the other.
-    """
-
-    profile: Name
-    about: str
-    runs: dict[Name, RunSpec] = Field(min_length=1)
-    threads: int | None = Field(default=None, ge=1)
+    profile: Name  # also the folder under results/
+    about: str  # one line
+    runs: dict[Name, RunSpec] = Field(min_length=1)  # from `read`: each after what it needs
+    threads: int | None = Field(default=None, ge=1)  # cores of one run, so that runs go side by side; None: all cores
 
     def minutes_of(self, names: Iterable[str]) -> float:
         """About how long the runs `names` take: two go side by side on 2 cores, where each takes one."""
@@ -180,13 +152,12 @@ def _recipes(path: Path, changed: int) -> dict[str, dict[str, Any]]:
     return known
 
 
-@dataclass(frozen=True)
-class Notebook:
-    """What the runner knows of a notebook: its file, the code of its cells, and what its parameter cell declares."""
+class Notebook(NamedTuple):
+    """What the runner knows of a notebook."""
 
     path: Path
-    code: list[str]
-    kinds: dict[str, Any]  # name -> type
+    code: list[str]  # of its cells
+    kinds: dict[str, Any]  # name -> type, and name -> value, as its parameter cell declares them
     defaults: dict[str, Any]
 
 

@@ -1,5 +1,5 @@
 """Notebook 05: what the SVM protocol says about kinds of features, as rows for metrics.json, and which images it never gets
-right. `train`, `test`: image sets with labels (`agelib.data.ImageSet`); `kinds`: label -> features."""
+right. `train`, `test`: image sets with labels; `kinds`: label -> features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -83,20 +83,17 @@ def evaluate(
 
 
 def on_validation(features: Features, train: ImageSet, cfg: SvmConfig, label: str) -> Errors:
-    """The error on the validation images themselves: for comparisons that must not look at the test set. C is chosen on the
-    same images, for all alike."""
+    """The error on the validation images, on which C is chosen too: for comparisons that must not look at the test set."""
     x, y = train.images, np.asarray(train.labels)
     return percent(svm.evaluate(features, x, y, x[-cfg.n_valid :], y[-cfg.n_valid :], cfg, label=label))
 
 
 def study(asked: Mapping[str, Mapping[str, Features]], train: ImageSet, cfg: SvmConfig) -> dict[str, dict[str, Errors]]:
-    """`on_validation` for each answer to each question: question -> (answer -> error). Features that answer several
-    questions are judged once."""
+    """`on_validation` for each answer to each question. Features that answer several questions are judged once."""
     known: dict[Features, Errors] = {}
     for question, answers in asked.items():
-        for answer, features in answers.items():
-            if features not in known:
-                known[features] = on_validation(features, train, cfg, f"{question} {answer}")
+        for answer, f in answers.items():
+            known[f] = known.get(f) or on_validation(f, train, cfg, f"{question} {answer}")
     return {question: {answer: known[f] for answer, f in answers.items()} for question, answers in asked.items()}
 
 

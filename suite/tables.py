@@ -60,8 +60,7 @@ def collect(results_dir: str | Path, skip: Sequence[str] = ("summary",)) -> list
     """The metrics.json of every run folder in `results_dir`, by folder name; `skip` names folders to leave out.
 
     Where a later attempt did not come to its end, `later` says so, or, without results of an earlier one, what the attempt
-    left is the run's, "failed" or "diverged", so that it does not vanish from the tables. Folders that hold none of this are
-    not runs. Raises FileNotFoundError when `results_dir` is no folder.
+    left is the run's, "failed" or "diverged". Other folders are not runs. Raises FileNotFoundError without `results_dir`.
     """
     found = []
     for folder in sorted(p for p in Path(results_dir).iterdir() if p.is_dir() and p.name not in skip):
@@ -95,9 +94,8 @@ def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
 def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
     """One line for each measured quantity, ours beside the published number (columns COLUMNS).
 
-    rows: of one run as given to Run.save_metrics, or of many through `rows_of`. paper: from `read_paper_numbers`.
-    Lines are joined on experiment (with or without a notebook's leading number), model, dataset and metric; a stand-in is
-    joined with the set it stands in for, never as comparable.
+    rows: of one run as given to Run.save_metrics, or of many through `rows_of`. paper: from `read_paper_numbers`. They are
+    joined on KEY, a stand-in with the set it stands in for, never as comparable.
     ours, std: for several seeds, mean and sample standard deviation (1/(k-1)) over them; for one, the row's own; `spread`
         says which. Only rows with equal settings and status are averaged, and only if no seed occurs twice among them.
     n: images (or whatever the protocol counts) of one run, the least of them if they differ. seeds: runs behind `ours`.
@@ -146,8 +144,7 @@ def not_measured(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.D
 
 def published(paper: pd.DataFrame) -> pd.DataFrame:
     """Published numbers as text for readers: value and printed spread in one cell, then protocol and source."""
-    text = paper.assign(metric=paper["metric"].str.replace("_", " "))
-    text["paper"] = [_printed(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)]
+    text = paper.assign(metric=paper["metric"].str.replace("_", " "), paper=[*map(_printed, paper["value"], paper["std"])])
     return text[[*KEY, "paper", "protocol", "source"]].rename(columns={"dataset": "data set"})
 
 

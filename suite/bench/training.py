@@ -29,7 +29,6 @@ BATCH = 64
 AGE_M = {32: 128, 64: 64}  # the published M, by size in pixels
 CASES = [(method, size) for method, module in METHODS.items() for size in AGE_M if not hasattr(module, "given")]
 CASES.append(("conditional", 64))
-Calls = Mapping[str, Callable[[], object]]
 
 
 def config(method: str, size: int, **settings):
@@ -94,7 +93,7 @@ def flop(method: str, size: int, B: int = BATCH, **settings) -> float:
 
 
 def in_turn(
-    calls: Calls, device: torch.device, repeats: int, *, warm_up: int = 0, settled: bool = False
+    calls: Mapping[str, Callable], device: torch.device, repeats: int, *, warm_up: int = 0, settled: bool = False
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` calls of each, one after the other in turn, after so many rounds to warm up. settled: the one
     called "plain" has the C library's own allocator thresholds, and each is called once more after that switch."""

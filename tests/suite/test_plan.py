@@ -68,52 +68,41 @@ def test_time_of_runs_side_by_side(tmp_path, head, all_three, two):
     assert (read.minutes_of("abc"), read.minutes_of("ab")) == (all_three, two)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [  # of a run `a` of notebook n and 1 minute: further settings
-        ("needs: [a]", "circle: a -> a"), ("needs: [z]", "run a: needs 'z', which is none of: a"),
-        ("needs: b", "runs.a.needs: "), ("needs: [1]", "runs.a.needs.0: "),
-        ("need: []", "runs.a.need: there is no such name; valid: minutes, gpu_minutes, "),
-        ("params: {lr: 1, lr: 2}", "line 5: 'lr' is there twice"), ("params: {out_dir: x}", "the runner sets out_dir"),
-        ("params: [1]", r"runs.a.params: .*\[1\]"), ("params: {1: 2}", "runs.a.params.1"),
-        ("params: {[1]: 2}", "mine.yaml: .*unhashable"), ("gpu_minutes: 1", "runs.a: give minutes"),
-    ],
-)  # fmt: skip
-def test_a_wrong_run_is_refused_in_one_line(tmp_path, settings, message):
-    test_a_wrong_profile_is_refused_in_one_line(tmp_path, f"  a: {{notebook: n, minutes: 1, {settings}}}\n", message)
+def run(settings: str) -> str:
+    """A profile's text, its only run `a` with further settings."""
+    return f"{HEAD}runs:\n  a: {{notebook: n, minutes: 1, {settings}}}\n"
 
 
 @pytest.mark.parametrize(
-    ("runs", "message"),
+    ("text", "message"),
     [
-        ("  a: {notebook: n, minutes: 1, needs: [b]}\n  b: {notebook: n, minutes: 1, needs: [a]}\n", "circle: "),
-        (ONE + ONE, "line 6: 'a' is there twice"), ("  a: {minutes: 1}\n", "runs.a.notebook: Field required"),
-        *((f"  a: {{notebook: {bad}, minutes: 1}}\n", "runs.a.notebook: ") for bad in ("3", "/n", "../n", "n.ipynb", "''")),
-        ("  a: {notebook: n}\n", "runs.a: give minutes"),
-        *((f"  a: {{notebook: n, minutes: {bad}}}\n", "runs.a.minutes: ") for bad in ("0", ".nan", ".inf", "true")),
-        ("  summary: {notebook: n, minutes: 1}\n", "run summary: every profile ends with it"),
-        ("  ../a: {notebook: n, minutes: 1}\n", r"runs.\.\./a: "), ("  A: {notebook: n, minutes: 1}\n", "runs.A: "),
-        ("  a: text\n", "runs.a: .*'text'"), ("  {}\n", "runs: .*at least 1"), ("  a: {\n", "mine.yaml: "),
-        ("  a: !!python/object:os.system {}\n", "mine.yaml: "), ("  a: *base\n", "mine.yaml: .*undefined alias"),
+        (run("needs: [a]"), "circle: a -> a"), (run("needs: [z]"), "run a: needs 'z', which is none of: a"),
+        (run("needs: [b]") + "  b: {notebook: n, minutes: 1, needs: [a]}\n", "circle: "),
+        (run("needs: b"), "runs.a.needs: "), (run("needs: [1]"), "runs.a.needs.0: "),
+        (run("need: []"), "runs.a.need: there is no such name; valid: minutes, gpu_minutes, "),
+        (run("params: {lr: 1, lr: 2}"), "line 5: 'lr' is there twice"), (run("") + ONE, "line 6: 'a' is there twice"),
+        (run("params: {out_dir: x}"), "run a: the runner sets out_dir"), (run("params: [1]"), r"runs.a.params: .*\[1\]"),
+        (run("params: {1: 2}"), "runs.a.params.1"), (run("params: {[1]: 2}"), "unhashable"),
+        (run("gpu_minutes: 1"), "runs.a: give minutes"), (f"{HEAD}runs: {{a: {{notebook: n}}}}", "runs.a: give minutes"),
+        (f"{HEAD}runs: {{a: {{minutes: 1}}}}", "runs.a.notebook: Field required"),
+        *((run("").replace(": n,", f": {bad},"), "runs.a.notebook: ") for bad in ("3", "/n", "../n", "n.ipynb", "''")),
+        *((run("").replace(": 1,", f": {bad},"), "runs.a.minutes: ") for bad in ("0", ".nan", ".inf", "true")),
+        *((f"{HEAD}runs: {{{bad}: {{notebook: n, minutes: 1}}}}", f"runs.{bad}: ") for bad in ("../a", "A")),
+        (f"{HEAD}runs: {{summary: {{notebook: n, minutes: 1}}}}", "run summary: every profile ends with it"),
+        (f"{HEAD}runs: {{a: text}}", "runs.a: .*'text'"), (f"{HEAD}runs: {{}}", "runs: .*at least 1"),
+        *((f"{HEAD}runs: {{a: {bad}", "") for bad in ("{", "!!python/object:os.system {}}")),
+        (f"{HEAD}runs: {{a: *base}}", "undefined alias"),
+        (f"{run('')}title: x\n", "title: there is no such name; valid: minutes, "),
+        (run("").replace(": mine", ": ../p", 1), r"profile: .*\.\./p"), ("- profile\n", ""),
+        (run("").replace("about: mine", "about: [x]"), "about: "), (run("").replace("minutes: 2\n", ""), "give minutes"),
+        *((f"{run('')}threads: {bad}\n", "threads: ") for bad in ("0", "true", "1.5", "two")),
     ],
 )  # fmt: skip
-def test_a_wrong_profile_is_refused_in_one_line(tmp_path, runs, message, head=HEAD):
-    with pytest.raises(plan.PlanError, match=message) as error:
-        plan.read(profile(tmp_path, runs, head))
-    assert "mine.yaml" in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("head", "message"),
-    [
-        (f"{HEAD}title: x\n", "title: there is no such name; valid: minutes, "),
-        ("profile: ../p\nabout: x\nminutes: 1\n", r"profile: .*\.\./p"),
-        ("profile: p\nabout: [x]\nminutes: 1\n", "about: "), ("profile: p\nabout: x\n", "give minutes"),
-        *((f"{HEAD}threads: {bad}\n", "threads: ") for bad in ("0", "true", "1.5", "two")), ("- profile\n", "mine.yaml: "),
-    ],
-)  # fmt: skip
-def test_a_wrong_head_is_refused(tmp_path, head, message):
-    test_a_wrong_profile_is_refused_in_one_line(tmp_path, ONE, message, head)
+def test_a_wrong_profile_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(plan.PlanError, match=f"mine.yaml: .*{message}") as error:
+        plan.read(tmp_path / "mine.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_files_that_are_no_profiles_are_refused(tmp_path):
