@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from agelib.training import checkpoint
 from suite.plan import duration
 
-FIRST = ["figure2", "samples", "reconstructions"]  # figures shown first, where a run has them; the others follow by name
+FIRST = ["figure2", "samples", "reconstructions"]  # figures shown first; the others follow by name
 FILES = {
     "notebook": "notebook.html", "source": "notebook.ipynb", "numbers": "metrics.json", "settings": "config.json",
     "history": "history.csv", "last attempt": ".new/notebook.ipynb",
@@ -53,7 +53,6 @@ def write(
 def _run(root: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     name, status = metrics["run"], metrics["status"]
     dataset, config = metrics.get("dataset") or {}, metrics.get("config") or {}
-    dataset = dataset if isinstance(dataset, Mapping) else {"name": str(dataset)}
     figures = {path.stem: quote(f"{name}/figures/{path.name}") for path in sorted((root / name / "figures").glob("*.png"))}
     # What a training took in all, where an earlier call did a part of it.
     seconds = max(metrics.get("wall_time_s") or 0, metrics.get("training_seconds") or 0)
@@ -74,8 +73,7 @@ def _run(root: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _machine(environment: Mapping[str, Any]) -> str:
     """"cpu (Xeon, 2 threads), fp32, torch 2.13"."""
-    get, threads = environment.get, environment.get("threads")
-    detail = [get("cpu"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else ""]
-    detail = ", ".join(filter(None, detail)) if get("device") == "cpu" else ""
-    device, torch = get("device", "") + (f" ({detail})" if detail else ""), get("torch")
-    return ", ".join(filter(None, [device, get("precision"), torch and f"torch {torch}"]))
+    device, cpu, threads, precision, torch = map(environment.get, ("device", "cpu", "threads", "precision", "torch"))
+    if device == "cpu" and cpu:
+        device = f"cpu ({cpu}, {threads} thread{'' if threads == 1 else 's'})"
+    return ", ".join(filter(None, [device, precision, torch and f"torch {torch}"]))

@@ -23,8 +23,7 @@ Errors = tuple[float, float]  # percent: (mean, deviation over draws)
 
 def protocol(settings: Mapping[str, Any], seed: int) -> SvmConfig:
     """The protocol's numbers, published where `settings` has none. Raises ValueError naming what is unknown or bad."""
-    (own,) = split("svm", settings, SvmConfig)
-    return SvmConfig(**{"seed": seed} | own)
+    return SvmConfig(**{"seed": seed} | split("svm", settings, SvmConfig)[0])
 
 
 def check(models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -56,8 +55,8 @@ def untrained(model: agelib.Model, train: ImageSet) -> agelib.Model:
     """The model's encoder as it was before the first iteration, with BatchNorm statistics of the training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.about["seed"])
-        e = METHODS[model.method].build(model.config, model.shape)["e"]
-    return real_statistics(replace(model, nets={"e": e.to(model.device)}), train)
+        nets = METHODS[model.method].build(model.config, model.shape)
+    return real_statistics(replace(model, nets={"e": nets["e"].to(model.device)}), train)
 
 
 def percent(result: SvmResult) -> Errors:
@@ -100,8 +99,8 @@ def study(asked: Mapping[str, Mapping[str, Features]], train: ImageSet, cfg: Svm
 def with_base(answers: Mapping[str, Any], asked: str, model: agelib.Model) -> dict[str, Any]:
     """`answers` and the study's own `model` under what it answers where `asked` is one of its settings, else "base": by the
     size of the keys where all are numbers, else the model first."""
-    own = getattr(model.config, asked, "base")
-    own = own if isinstance(own, str) else "base" if own is None else f"{own:g}"
+    own = getattr(model.config, asked, None)
+    own = "base" if own is None else own if isinstance(own, str) else f"{own:g}"
     both = {own: model} | dict(answers) | {own: model}
     try:
         return dict(sorted(both.items(), key=lambda item: float(item[0])))

@@ -79,15 +79,13 @@ def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
     "ok" adds a row without a value that says so."""
     rows = []
     for metrics in collected:
-        config, dataset = metrics.get("config") or {}, metrics.get("dataset") or {}
-        shared = {"run": metrics["run"], "notebook": metrics.get("notebook") or config.get("notebook") or ""}
+        config, shared = metrics.get("config") or {}, {"run": metrics["run"], "notebook": metrics.get("notebook") or ""}
         shared |= {"status": metrics["status"], "settings": json.dumps(_settings(config), sort_keys=True, default=str)}
         rows += [{**row, **shared} for row in metrics["rows"]]
         if shared["status"] != "ok":
-            name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset)
-            what = {"experiment": experiment(shared["notebook"]), "model": "", "dataset": name, "value": None}
-            what |= {"metric": f"run {shared['status']}", "seed": config.get("seed"), "note": metrics.get("reason") or ""}
-            rows.append(shared | what)
+            what = {"experiment": experiment(shared["notebook"]), "model": "", "value": None, "seed": config.get("seed")}
+            what |= {"dataset": metrics.get("dataset", {}).get("name", ""), "metric": f"run {shared['status']}"}
+            rows.append(shared | what | {"note": metrics.get("reason") or ""})
     return rows
 
 
@@ -194,7 +192,7 @@ class _Metrics(BaseModel):
     status: str = "ok"
     reason: str | None = None
     config: dict[str, Any] = {}
-    dataset: dict[str, Any] | str = {}
+    dataset: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     wall_time_s: float | None = None
     training_seconds: float | None = None
