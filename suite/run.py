@@ -54,12 +54,11 @@ class Run:
         checkpoint.write_json(self.new / "config.json", self.config)
         torch.manual_seed(self.seed)
 
-    def describe(self, train, test=None) -> None:
+    def describe(self, train, test) -> None:
         """Record name, source, image count and checksum of the image sets (`agelib.data.ImageSet`) in the metrics."""
         keys = ("name", "source", "stand_in_for", "complete", "sha256")
         self.dataset = {k: getattr(train, k) for k in keys} | {"n_train": len(train.images)}
-        if test is not None:
-            self.dataset |= {"n_test": len(test.images), "test_source": test.source}
+        self.dataset |= {"n_test": len(test.images), "test_source": test.source}
 
     def place(self, kind: str, label: str, *identity: Any) -> Path:
         """The folder for the models or checkpoints of `label`: <run>/models/<label> or <run>/checkpoints/<kind>/<label>.

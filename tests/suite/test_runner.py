@@ -124,8 +124,8 @@ class Suite:
 
 def test_one_failure_stops_no_other_run_and_a_second_call_does_what_is_left(tmp_path):
     suite = Suite(tmp_path)
-    assert suite.states() == ("runs     4 to do, 0 done, then the summary", dict.fromkeys(
-        ["first", "bad", "second", "after_bad", "summary"], ""))  # fmt: skip
+    nothing = dict.fromkeys(["first", "bad", "second", "after_bad", "summary"], "")
+    assert suite.states() == ("runs     4 to do, 0 done, then the summary", nothing)
     code, output = suite.run("--cores", "2")
     assert code == 1, output
     assert "profile  tiny: four tiny runs" in output and "why      asked for" in output
@@ -206,9 +206,8 @@ def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
     suite = Suite(tmp_path, f"profile: tiny\nabout: two\nminutes: 1\nthreads: 1\nruns:\n{runs}")
     process = suite.start("--cores", "2")
     deadline = time.monotonic() + 600
-    while not (suite.pids("first") and suite.pids("other")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
+    while 0 in suite.starts("first", "other"):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     kernels = [psutil.Process(suite.pids(run)[0]) for run in ("first", "other")]
 
@@ -222,16 +221,13 @@ def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
         assert alive() == [False, False]
         assert suite.states()[0] == "runs     2 to do, 0 done, then the summary"
         return
-    # While it runs, a second one keeps its hands off.
-    code, output = suite.run()
+    code, output = suite.run()  # while it runs, a second one keeps its hands off
     assert code == 2 and f"another run_all.sh is at work in {suite.results}" in output
     process.kill()  # the runner alone: Snakemake and the notebooks live on
     process.stdout.close()
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    assert alive() == [True, True]
+    assert process.wait(timeout=60) == -signal.SIGKILL and alive() == [True, True]
     code, output = suite.run()
-    assert code == 0, output
-    assert alive() == [False, False]
+    assert code == 0 and alive() == [False, False], output
     assert suite.starts("first", "other") == [2, 2] and suite.metrics("first")["threads"] == "1"
     assert suite.metrics("summary")["found"] == ["first", "other"]
 
