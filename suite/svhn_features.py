@@ -27,7 +27,7 @@ def protocol(settings: Mapping[str, Any], seed: int) -> SvmConfig:
 
 
 def check(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """ValueError unless `models` (label -> settings) has an AGE of that label, and all are of methods with features."""
+    """ValueError unless one of `models`, label -> settings, is AGE and labelled so, and all are of methods with features."""
     if "AGE" not in models or models["AGE"].get("method", "age") != "age":
         raise ValueError(f"models needs an AGE with that label, got {', '.join(models) or 'none'}")
     valid = [name for name, module in METHODS.items() if hasattr(module, "features")]
