@@ -55,7 +55,7 @@ def test_a_run_comes_after_what_it_needs(tmp_path):
     assert (read.profile, read.about, read.time, read.gpu) == ("mine", "mine", 2.0, False)
     assert (read.runs["a"].time, read.runs["a"].gpu, read.runs["a"].needs) == (0.5, True, [])
     assert read.runs["a"].params == {"lr": 0.0002, "name": "1e", "deep": [1, 2500.0]}
-    assert read.closure(["b"]) == ["a", "b"] and read.closure(["c", "a"]) == ["a", "b", "c"]
+    assert read.closure(["b"]) == ["a", "b"] and read.closure(["c"]) == read.closure(["c", "a"]) == ["a", "b", "c"]
     with pytest.raises(plan.PlanError, match="no run 'd'; its runs are: a, b, c, summary"):
         read.closure(["a", "d"])
 
