@@ -115,10 +115,11 @@ def check_config(
             raise ValueError(f"{name}: {field_name} must be {words}, is {values[field_name]!r}")
 
     for f in dataclasses.fields(config):
-        value, kind = values[f.name], _KINDS.get(f.type.split(" | ")[0], object)  # f.type is text: "int | None"
+        said = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))  # "int", "int | None"
+        value, kind = values[f.name], _KINDS.get(said.split(" | ")[0], object)
         must_be("finite", f.name, not isinstance(value, float) or math.isfinite(value))
         of_kind = isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
-        must_be(f.type, f.name, "None" in f.type if value is None else of_kind)
+        must_be(said, f.name, "None" in said if value is None else of_kind)
         must_be("below 2**32", f.name, not isinstance(value, int) or value < 2**32)
     for key, bound in (above or {}).items():
         must_be(f"above {bound:g}", key, values[key] is None or values[key] > bound)
