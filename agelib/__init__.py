@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agelib.model import Model, load, train
 
-__version__ = "0.2.0"
 __all__ = ["Model", "load", "train"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ METHODS = {
 class Model:
     """A trained model. Images are uint8 (N, C, H, W), codes float32 (N, M); networks are asked in evaluation mode.
 
-    nets: the networks as trained, by name (g, e, d), with their averages ("g_ema", "e_ema") where they are kept; g, e and d
+    nets: the networks as trained, by name (g, e, d), with their averages ("g_ema", "e_ema") where they are kept; g and e
     are what evaluations take: the average where there is one, None where the method has none. config: the method's, whole.
     status: "ok", or "diverged: " and why: then all use raises Diverged. seconds: of training, over all calls and stages.
     n_steps, n_epochs: iterations and passes over the data so far. device: where it is; trained_on: where it was trained.
+    label: the method's name. prior: the law of the codes, sphere or gaussian. stabilisers: what its Config switches on that
+    the method's paper does not have, in words; "" for nothing.
     """
 
     method: str
@@ -48,6 +50,12 @@ class Model:
     trained_on: str = "cpu"
     about: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        module = METHODS[self.method]
+        self.ok, self.label, self.stabilisers = self.status == "ok", module.LABEL, stabilisers(self.config)
+        self.prior = getattr(self.config, "prior", getattr(module, "PRIOR", "gaussian"))
+        self._conditional = hasattr(module, "given")
+
     def _net(self, name: str) -> nn.Module | None:
         if not self.ok:
             raise Diverged(f"{self.folder or self.label}: this model was lost in training: {self.status}")
@@ -62,31 +70,8 @@ class Model:
         return self._net("e")
 
     @property
-    def d(self) -> nn.Module | None:
-        return self._net("d")
-
-    @property
-    def ok(self) -> bool:
-        return self.status == "ok"
-
-    @property
-    def label(self) -> str:
-        """The method's name."""
-        return METHODS[self.method].LABEL
-
-    @property
-    def stabilisers(self) -> str:
-        """What its Config switches on that the method's paper does not have, in words; "" for nothing."""
-        return stabilisers(self.config)
-
-    @property
     def M(self) -> int:
         return self.g.M
-
-    @property
-    def prior(self) -> str:
-        """The law of the codes: sphere or gaussian."""
-        return getattr(self.config, "prior", getattr(METHODS[self.method], "PRIOR", "gaussian"))
 
     @property
     def history(self) -> list[dict]:
@@ -112,46 +97,43 @@ class Model:
 
     def generate(self, n: int, seed: int | torch.Generator = 0, *, batch_statistics: bool = False) -> np.ndarray:
         """n samples. batch_statistics: BatchNorm with those of each batch of 100 codes instead of the running ones."""
-        if batch_statistics:
-            other = dataclasses.replace(self, nets={"g": with_batch_statistics(self.g)})
-            return other.decode(self.codes(n, seed), batch_size=100)
-        return self.decode(self.codes(n, seed))
+        if not batch_statistics:
+            return self.decode(self.codes(n, seed))
+        g = torch.func.replace_all_batch_norm_modules_(copy.deepcopy(self.g))
+        return dataclasses.replace(self, nets={"g": g}).decode(self.codes(n, seed), batch_size=100)
 
     def decode(self, z: Tensor, given: np.ndarray | None = None, batch_size: int = 256) -> np.ndarray:
         """g(z) as images. given: for colour methods the images whose lightness g is told, one for each code."""
-        if (given is not None) != self._is_conditional():
-            raise ValueError(f"{self.label} takes {'codes and images' if self._is_conditional() else 'codes alone'}")
+        if (given is not None) != self._conditional:
+            raise ValueError(f"{self.label} takes {'codes and images' if self._conditional else 'codes alone'}")
         if given is not None:
             return conditional.pictures(given, conditional.paint(self, given, z[:, None]))[0][:, 0]
         g = self.g
         with images.evaluating(g):
             return np.concatenate([images.to_uint8(g(part.to(self.device))) for part in z.split(batch_size)])
 
-    def encode(self, batch: np.ndarray, batch_size: int = 256) -> Tensor:
+    def encode(self, batch: np.ndarray) -> Tensor:
         """e(x), codes (N, M) on the CPU. Raises ValueError without an encoder."""
         e = self.e
         if e is None:
             raise ValueError(f"{self.label} has no encoder")
         given = getattr(METHODS[self.method], "given", lambda x: (x,))
         with images.evaluating(e):
-            parts = (images.to_float(batch[i : i + batch_size], self.device) for i in range(0, len(batch), batch_size))
+            parts = (images.to_float(batch[i : i + 256], self.device) for i in range(0, len(batch), 256))
             return torch.cat([e(*given(x)).cpu() for x in parts])
 
     def reconstruct(self, batch: np.ndarray) -> np.ndarray | None:
         """g(e(x)); None without an encoder."""
         if self.e is None:
             return None
-        return self.decode(self.encode(batch), batch if self._is_conditional() else None)
+        return self.decode(self.encode(batch), batch if self._conditional else None)
 
     def features(self, **options: Any) -> Callable[[np.ndarray], np.ndarray]:
         """The method's features of images: uint8 (n, C, H, W) -> float32 (n, D); options: those of its `features`."""
         module = METHODS[self.method]
         if not hasattr(module, "features"):
-            raise ValueError(f"{self.label} has no features; these have: {', '.join(_with('features'))}")
+            raise ValueError(f"{self.label} has no features")
         return module.features({name: net for name in "ged" if (net := self._net(name)) is not None}, **options)
-
-    def _is_conditional(self) -> bool:
-        return hasattr(METHODS[self.method], "given")
 
 
 def train(
@@ -177,24 +159,21 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(schedule.seed)  # the CPU's alone
         nets = METHODS[method].build(config, shape, lambda n: torch.from_numpy(batch[:n].mean(0) / 127.5 - 1))
-    nets = {name: net.to(device, memory_format=_memory_format(config)) for name, net in nets.items()}
+    every = nn.ModuleDict(nets).to(device, memory_format=_memory_format(config))
     about = {"method": method, "config": asdict(config), "shape": list(shape)}
     if before is not None:
         try:
-            for name, net in nets.items():
-                net.load_state_dict(before.nets[name].state_dict())
+            every.load_state_dict(nn.ModuleDict({name: before.nets[name] for name in nets}).state_dict())
         except (KeyError, RuntimeError) as error:
             what = f"{before.label} in {before.folder}: its networks are not those of {method} with these settings"
             raise ValueError(f"start: {what}: {checkpoint.short(error)}") from error
-        weights = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
-        about["start"] = checkpoint.checksum(weights)
+        about["start"] = checkpoint.checksum(every.state_dict())
     step = METHODS[method].make_step(nets, config)
     stages = {"stage": "train" if before is None else "finetune", "history": before.history if before else ()}
-    defaults = {"config": asdict(METHODS[method].Config())}
     try:
-        fit.fit(step, batch, folder, schedule, about=about, defaults=defaults, **stages)
+        fit.fit(step, batch, folder, schedule, about=about, defaults={"config": asdict(METHODS[method].Config())}, **stages)
     except Diverged as error:
-        lost = {"precision": step.precision, "device": device, "trained_on": fit.device_name(device), "about": about}
+        lost = {"precision": step.precision, "device": device, "trained_on": hardware.device_name(device), "about": about}
         return Model(method, config, shape, step.modules, folder, f"diverged: {error}", **lost)
     return load(folder, device)
 
@@ -208,34 +187,29 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Model:
     path = path if path.suffix == ".safetensors" else path / MODEL
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no trained model; a training that was not finished has no such file yet")
-    states, about, facts = checkpoint.load_model(path)
+    tensors, about, facts = checkpoint.load_model(path)
     device = hardware.choose_device(device)
     try:
-        if about["method"] not in METHODS:
-            raise ValueError(f"its method is {about['method']!r}; this version has {', '.join(METHODS)}")
-        module, shape = METHODS[about["method"]], tuple(about["shape"])
+        config, _ = settings_of(about["method"], about["config"])
+        shape = tuple(about["shape"])
         if len(shape) != 3:
             raise ValueError(f"its shape is {shape}")
-        if unknown := sorted(set(about["config"]) - {f.name for f in dataclasses.fields(module.Config)}):
-            raise ValueError(f"its config has {', '.join(unknown)}, which this version does not know")
-        config = module.Config(**about["config"])
         with torch.random.fork_rng(devices=[]):
-            nets = module.build(config, shape)
-        nets |= {f"{name}_ema": copy.deepcopy(nets[name]) for name in [*nets] if f"{name}_ema" in states}
-        for name, net in nets.items():
-            net.load_state_dict(states[name])
-            net.to(device, memory_format=_memory_format(config)).eval().requires_grad_(False)
-        if unknown := sorted(set(states) - set(nets)):
-            raise ValueError(f"it has networks {', '.join(unknown)}, which {about['method']} does not know")
-        known = {"n_steps": facts["step"], "n_epochs": facts["epoch"], "seconds": facts["seconds"]}
-        known |= {"trained_on": facts["device"], "precision": about["precision"]}
-        kinds = {"n_steps": int, "n_epochs": int | float, "seconds": int | float, "trained_on": str, "precision": str}
-        if odd := [f"{key} is {known[key]!r}" for key, kind in kinds.items() if not isinstance(known[key], kind)]:
-            raise TypeError(odd[0])
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            nets = METHODS[about["method"]].build(config, shape)
+        saved = {name.partition(".")[0] for name in tensors}
+        nets |= {f"{name}_ema": copy.deepcopy(nets[name]) for name in [*nets] if f"{name}_ema" in saved}
+        every = nn.ModuleDict(nets)
+        every.load_state_dict(tensors)
+        every.to(device, memory_format=_memory_format(config)).eval().requires_grad_(False)
+        checkpoint.check_kinds(facts, step=int, epoch=int | float, seconds=int | float, device=str)
+        checkpoint.check_kinds(about, precision=str)
+    except Exception as error:
         raise checkpoint.CheckpointError(f"{path}: not a model of this version: {checkpoint.short(error)}") from error
-    folder = path.parent if path.name == MODEL else None
-    return Model(about["method"], config, shape, nets, folder, device=device, about=about, **known)
+    return Model(
+        about["method"], config, shape, nets, path.parent if path.name == MODEL else None, n_steps=facts["step"],
+        n_epochs=facts["epoch"], seconds=facts["seconds"], precision=about["precision"], device=device,
+        trained_on=facts["device"], about=about,
+    )  # fmt: skip
 
 
 def _memory_format(config: Any) -> torch.memory_format:
@@ -252,34 +226,10 @@ def settings_of(method: str, settings: dict[str, Any]) -> tuple[Any, Schedule]:
     return Config(**own), Schedule(**of_schedule)
 
 
-def with_batch_statistics(net: nn.Module) -> nn.Module:
-    """A copy of `net` whose BatchNorms use the statistics of their batch in evaluation mode too."""
-    net = copy.deepcopy(net)
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
-            m.track_running_stats = False
-            m.running_mean = m.running_var = None
-    return net
-
-
-@torch.no_grad()
 def reestimate(net: nn.Module, batch: np.ndarray, batch_size: int = 250) -> nn.Module:
-    """A copy of `net` whose BatchNorm statistics are the mean over batches of real images, uint8 (N, C, H, W); evaluation
-    mode.
-
-    Training moves an encoder's running statistics by real and generated images alike.
-    """
-    net = copy.deepcopy(net)
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
-            m.reset_running_stats()
-            m.momentum = None  # the plain mean of all batches
-    device = next(net.parameters()).device
-    net.train()
-    for i in range(0, len(batch) - batch_size + 1, batch_size):
-        net(images.to_float(batch[i : i + batch_size], device))
+    """A copy of `net`, in evaluation mode, whose BatchNorm statistics are the mean over batches of real images, uint8
+    (N, C, H, W). Training moves an encoder's running statistics by real and generated images alike."""
+    net, device = copy.deepcopy(net), next(net.parameters()).device
+    starts = range(0, len(batch) - batch_size + 1, batch_size)
+    torch.optim.swa_utils.update_bn((images.to_float(batch[i : i + batch_size], device) for i in starts), net)
     return net.eval()
-
-
-def _with(attribute: str) -> Sequence[str]:
-    return [name for name, module in METHODS.items() if hasattr(module, attribute)]

@@ -1,7 +1,5 @@
 """Notebook 03: scores of generators from what a network says about their samples, as rows for metrics.json."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +19,15 @@ Reading = tuple[np.ndarray, np.ndarray]  # of a set of images: probabilities (N,
 
 @dataclass(frozen=True)
 class Ruler:
-    """How a set is measured. prefix: of the metrics' names, "classifier" or "inception"; who: the network, in words; read:
-    images -> what it says of them.
+    """How a set is measured."""
 
-    splits: of the score. reference: features (n, D) of real images for the distances, for which the first n of each set
-    count. published: images and splits of the published protocol, or None where nothing is published by this ruler;
-    same_data: whether the data are those of the published numbers.
-    """
-
-    prefix: str
-    who: str
-    read: Callable[[np.ndarray], Reading]
-    splits: int
-    reference: np.ndarray
-    published: tuple[int, int] | None = None
-    same_data: bool = False
+    prefix: str  # of the metrics' names, "classifier" or "inception"
+    who: str  # the network, in words
+    read: Callable[[np.ndarray], Reading]  # images -> what it says of them
+    splits: int  # of the score
+    reference: np.ndarray  # features (n, D) of real images for the distances, for which the first n of each set count
+    published: tuple[int, int] | None = None  # images and splits of the published protocol; None: nothing is published
+    same_data: bool = False  # whether the data are those of the published numbers
 
     def score(self, probs: np.ndarray) -> tuple[float, float]:
         """(mean, deviation over splits) of the score of one set."""
@@ -64,8 +56,7 @@ class Ruler:
         return tuple(zip(*points, strict=True))
 
     def over_trainings(self, name: str, scores: list[float]) -> Rows:
-        """The row of a score over several trainings: mean and sample deviation over seeds, which the split error knows
-        nothing of."""
+        """The row of a score over several trainings: mean and sample deviation, of which the split error knows nothing."""
         protocol = f"mean of {len(scores)} trainings with different seeds, {self.who}; +-: standard deviation over trainings"
         found = {f"{self.prefix}_score_over_trainings": (np.mean(scores), np.std(scores, ddof=1))}
         return rows.make(name, found, protocol, len(scores))
@@ -74,19 +65,18 @@ class Ruler:
 def by_class(images: np.ndarray, probs: np.ndarray, each: int) -> np.ndarray:
     """Images by their most probable class, (K each, C, H, W): a row of `each` images a class, from the most to the least
     certain, at equal steps through all of that class. A class with fewer images has its row filled up with white."""
-    classes, sure = probs.argmax(1), probs.max(1)
-    out = np.full((probs.shape[1] * each, *images.shape[1:]), 255, np.uint8)
-    for k in range(probs.shape[1]):
-        ids = np.flatnonzero(classes == k)
-        ids = ids[np.argsort(-sure[ids], kind="stable")]
+    K, order = probs.shape[1], np.argsort(-probs.max(1), kind="stable")
+    out = np.full((K, each, *images.shape[1:]), 255, np.uint8)
+    for k in range(K):
+        ids = order[probs.argmax(1)[order] == k]
         ids = ids[np.linspace(0, len(ids) - 1, min(each, len(ids))).round().astype(int)]
-        out[k * each : k * each + len(ids)] = images[ids]
-    return out
+        out[k, : len(ids)] = images[ids]
+    return out.reshape(K * each, *images.shape[1:])
 
 
 def earlier(source: str, label: str, needs: dict[str, str], shape: tuple[int, ...], device: str = "auto") -> agelib.Model:
-    """A model that an earlier run has trained, as it is. source: "run", whose model `label` it is, or "run: label there";
-    needs: run -> its folder; shape: (C, H, W) of the images that it must be of. Raises ValueError, or FileNotFoundError."""
+    """A model that an earlier run has trained. source: "run", whose model `label` it is, or "run: label there"; needs: run
+    -> its folder; shape: (C, H, W) of the images that it must be of. Raises ValueError, or FileNotFoundError."""
     run, _, other = source.partition(": ")
     if run not in needs:
         raise ValueError(f"from_runs.{label}: {run!r} is none of the runs that came first: {', '.join(needs) or 'none did'}")

@@ -1,7 +1,5 @@
 """The numbers of the likelihood experiment for one decoder, as rows for metrics.json, with the protocol spelt out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,8 @@ from suite.rows import Rows, differences, make, of, told, values
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much to spend: images of each kind and draws of the cheap figures; 0 leaves that number out. The defaults are
-    those of Wu et al.'s table: what a number must have to stand beside theirs without a remark."""
+    """How much to spend; 0 leaves that number out. The defaults are those of Wu et al.'s table: what a number must have to
+    stand beside theirs without a remark."""
 
     n_test: int = 1000  # test images
     n_train: int = 100  # training images
@@ -35,8 +33,7 @@ class Plan:
 
 
 def settings_of(given: dict[str, Any], seed: int, device: torch.device | str) -> tuple[Plan, ais.AisConfig]:
-    """(Plan, AisConfig) of a dict with fields of both; forces in bf16 where `device` multiplies it natively. Raises
-    ValueError naming what is neither's."""
+    """(Plan, AisConfig) of a dict with fields of both; forces in bf16 where `device` multiplies it natively."""
     plan, chains = split("AIS", given, Plan, ais.AisConfig)
     precision = hardware.choose_precision(chains.get("precision", "auto"), hardware.choose_device(device))
     return Plan(**plan), ais.AisConfig(**{"seed": seed} | chains | {"precision": precision})
@@ -63,8 +60,8 @@ def remarks(complete: bool, *sizes: tuple[int, int, str], cfg: ais.AisConfig | N
     """`comparable` and `note` of a row: what it has less of than the published protocol. sizes: as in `rows.differences`;
     cfg: of its chains, if it has any."""
     if cfg:
-        counts, published = {"n_chains": "chains", "n_distributions": "distributions"}, ais.AisConfig()
-        sizes += tuple((getattr(cfg, name), getattr(published, name), what) for name, what in counts.items())
+        full = ais.AisConfig()
+        sizes += (cfg.n_chains, full.n_chains, "chains"), (cfg.n_distributions, full.n_distributions, "distributions")
     note = differences(complete, *((min(ours, theirs), theirs, what) for ours, theirs, what in sizes))
     note = "; ".join(filter(None, [note, "a step size for each image" if cfg and cfg.step_per_image else ""]))
     return {"comparable": not note, "note": note}

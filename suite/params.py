@@ -1,12 +1,10 @@
 """The parameters of a notebook, checked against the types that its own parameter cell declares.
 
 That cell holds lines `name: type = literal  # unit, meaning` and nothing else; papermill puts a profile's values into the
-cell after it, and only warns about names that are not declared. A type is written with int, float, bool, str, list, dict
-and None. Where `dict | str` is declared the value is a model's settings: a dict, in which `recipe: NAME` stands for what
-config/recipes.yaml has under that name, or the name alone. The keys of a `dict[str, ...]` are labels: of models, of runs.
+cell after it, and only warns about names that are not declared. Types are made of int, float, bool, str, list, dict, None.
+A `dict | str` is a model's settings: a dict, in which `recipe: NAME` stands for what config/recipes.yaml has under that
+name, or the name alone. The keys of a `dict[str, ...]` are labels: of models, of runs.
 """
-
-from __future__ import annotations
 
 import math
 import os
@@ -22,8 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 GIVEN = ("out_dir", "needs", "results_dir")  # parameters that the runner sets, never a profile
 PATHS = ("out_dir", "results_dir", "needs", "picture", "target", "question")  # parameters that hold files and folders
 _LITERALS = (bool, int, float, str, list, dict, tuple, type(None))
-_JUPYTER = {"In", "Out", "exit", "quit"}
-_READ = "_suite_parameters_read"
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _LABEL = re.compile(r"(?![. ])[^/\\:\x00-\x1f]{1,80}(?<![. ])")
 
@@ -35,18 +31,17 @@ class ParameterError(ValueError):
 def read(namespace: dict[str, Any]) -> BaseModel:
     """The declared parameters of a notebook, frozen, recipes resolved; call it in the cell after the parameters.
 
-    namespace: `globals()`. On the first call in a kernel every public name that holds a plain literal counts as a
-    parameter, so that an injected name which the cell does not declare is an error; when the cell is run again by hand,
-    later cells' variables are there too, and only the declared names are read. Relative paths count from the repository's
-    root, also where the kernel starts in notebooks/, as JupyterLab's does. Raises ParameterError.
+    namespace: `globals()`. On the first call in a kernel every public name that holds a plain literal counts as a parameter,
+    so that an injected name which the cell does not declare is an error; later only the declared ones do, since other cells'
+    variables are there too. Relative paths count from the repository's root, also where the kernel starts in notebooks/, as
+    JupyterLab's does. Raises ParameterError.
     """
     declared = namespace.get("__annotations__", {})
-    values = {name: namespace[name] for name in declared if name in namespace}
-    if not namespace.get(_READ):
-        public = {name: value for name, value in namespace.items() if name[0] != "_" and name not in _JUPYTER}
-        values |= {name: value for name, value in public.items() if isinstance(value, _LITERALS)}
+    first, of_jupyter = "_parameters_read" not in namespace, ("In", "Out")
+    public = {name for name in namespace if first and name[0] != "_" and name not in of_jupyter}
+    values = {k: v for k, v in namespace.items() if k in declared or (k in public and isinstance(v, _LITERALS))}
     checked = check(declared, values)
-    namespace[_READ] = True
+    namespace["_parameters_read"] = True
     return checked.model_copy(update={name: from_root(getattr(checked, name)) for name in PATHS if name in declared})
 
 
@@ -59,11 +54,11 @@ def check(
     seeds, from 0 to 2**32 - 1; no number is nan or infinite, at any depth. settings: models' settings must also be such as
     their method's Config and Schedule take, which loads torch. Raises ParameterError beginning with `where`.
     """
-    fields: dict[str, Any] = {name: (kind, ...) for name, kind in declared.items()}
     models: dict[str, dict] = {}
     try:
-        checked = create_model("Parameters", __config__=_STRICT, **fields)(**values)
-        settled = {name: _settled(getattr(checked, name), declared[name], name, models) for name in fields}
+        kinds = create_model("Parameters", __config__=_STRICT, **{name: (kind, ...) for name, kind in declared.items()})
+        checked = kinds(**values)
+        settled = {name: _settled(getattr(checked, name), kind, name, models) for name, kind in declared.items()}
         for at, each in models.items() if settings else ():
             _try(each, at)
         return checked.model_copy(update=settled)
@@ -95,8 +90,8 @@ def label(name: str, at: str = "") -> str:
 
 
 def from_root(path: Any) -> Any:
-    """A path relative to the repository's root, as one that leads there from the working folder; also each in a list or the
-    values of a dict. Absolute paths and None stay."""
+    """A path relative to the repository's root, as one from the working folder; also each in a list or the values of a dict.
+    Absolute paths and None stay."""
     if isinstance(path, list):
         return [from_root(each) for each in path]
     if isinstance(path, dict):
@@ -105,8 +100,7 @@ def from_root(path: Any) -> Any:
 
 
 def _settled(value: Any, kind: Any, at: str, models: dict[str, dict]) -> Any:
-    """`value`, its recipes resolved and its numbers and labels looked at; `at` names it in messages. Models' settings, by
-    their places, are added to `models`."""
+    """`value`, which stands at `at`, its recipes resolved; models' settings are added to `models`, by their places."""
     from suite import plan  # which checks profiles by this module
 
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,24 +1,8 @@
 """Profiles: which notebooks run with which parameters, and what each run needs first; and the recipes they name.
 
-A profile is one YAML file (config/*.yaml, or the user's own):
-
-    profile: quick            # also the folder under results/
-    about: one line
-    minutes: 30               # the whole profile on 2 CPU cores; gpu_minutes instead: on one GPU
-    threads: 1                # processor cores for one run, so that runs go side by side; without it a run takes them all
-    runs:
-      digits:
-        notebook: 01_unconditional
-        minutes: 4            # this run; gpu_minutes instead: on one GPU
-        needs: []             # runs of this profile that come first
-        params: {dataset: digits, age: digits, seed: 0}
-
-Everything is checked before the first run starts: structure, doubled keys, a circle of needs, each parameter against the
-notebook's own declaration. config/recipes.yaml holds named settings of models. The run `summary` (99_summary) is not
-written down; it ends every profile.
+A profile is one YAML file (config/*.yaml, or the user's own) with the keys of `Plan`, whose `runs` have those of `RunSpec`.
+The run `summary` (99_summary) is not written down; it ends every profile. Everything is checked before the first run.
 """
-
-from __future__ import annotations
 
 import ast
 import functools
@@ -28,9 +12,8 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -41,8 +24,6 @@ from suite.params import GIVEN, ROOT
 SUMMARY, SUMMARY_NOTEBOOK = "summary", "99_summary"
 RECIPES = ROOT / "config" / "recipes.yaml"
 _KINDS = {kind.__name__: kind for kind in (int, float, bool, str, list, dict)}
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=80)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -52,20 +33,13 @@ class PlanError(ValueError):
 
 
 class _Timed(BaseModel):
-    model_config = _STRICT
+    """What takes `time` minutes, on one GPU (`gpu`) or on 2 CPU cores."""
 
-    minutes: Minutes | None = None
-    gpu_minutes: Minutes | None = None
-
-    @property
-    def gpu(self) -> bool:
-        """Are the minutes those of one GPU?"""
-        return self.gpu_minutes is not None
-
-    @property
-    def time(self) -> float:
-        """Minutes, on 2 CPU cores, or on one GPU if `gpu`."""
-        return self.gpu_minutes or self.minutes or 0.0
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    minutes: Minutes | None = None  # on 2 CPU cores
+    gpu_minutes: Minutes | None = None  # instead: on one GPU
+    gpu = property(lambda self: self.gpu_minutes is not None)
+    time = property(lambda self: self.gpu_minutes or self.minutes)
 
     @model_validator(mode="after")
     def _one_kind_of_minutes(self) -> Any:
@@ -75,40 +49,30 @@ class _Timed(BaseModel):
 
 
 class RunSpec(_Timed):
-    """One run: the notebook with this stem and these parameters, after the runs named in `needs`."""
-
-    notebook: Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
-    needs: list[str] = []
+    notebook: Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]  # its stem
+    needs: list[str] = []  # runs of this profile that come first
     params: dict[str, Any] = {}
 
 
 class Plan(_Timed):
-    """One profile. `runs` is in an order in which every run comes after what it needs, `summary` excluded.
-
-    `threads`: processor cores of one run; None: all there are, one run after the other.
-    """
-
-    profile: Name
-    about: str
-    runs: dict[Name, RunSpec] = Field(min_length=1)
-    threads: int | None = Field(default=None, ge=1)
+    profile: Name  # also the folder under results/
+    about: str  # one line
+    runs: dict[Name, RunSpec] = Field(min_length=1)  # from `read`: each after what it needs
+    threads: int | None = Field(default=None, ge=1)  # cores of one run, so that runs go side by side; None: all cores
 
     def minutes_of(self, names: Iterable[str]) -> float:
-        """About how long the runs `names` take, on 2 CPU cores or one GPU."""
+        """About how long the runs `names` take: two go side by side on 2 cores, where each takes one."""
         each = [self.runs[name].time for name in names]
-        side_by_side = 2 if self.threads == 1 and not self.gpu else 1
-        return max([sum(each) / side_by_side, *each])
+        return max([sum(each) / (2 if self.threads == 1 and not self.gpu else 1), *each])
 
     def closure(self, names: Iterable[str]) -> list[str]:
         """`names` and everything they need, in the order of `runs`. PlanError on a name that is no run."""
-        wanted, left = set(), list(names)
-        while left:
-            name = left.pop()
-            if name not in self.runs:
-                known = ", ".join([*self.runs, SUMMARY])
-                raise PlanError(f"profile {self.profile} has no run {name!r}; its runs are: {known}")
-            wanted.add(name)
-            left += [need for need in self.runs[name].needs if need not in wanted]
+        wanted = set(names)
+        for name in wanted - self.runs.keys():
+            known = ", ".join([*self.runs, SUMMARY])
+            raise PlanError(f"profile {self.profile} has no run {name!r}; its runs are: {known}")
+        for name in reversed(self.runs):
+            wanted.update(self.runs[name].needs if name in wanted else ())
         return [name for name in self.runs if name in wanted]
 
 
@@ -120,28 +84,21 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise PlanError(f"{self.name}, line {key.start_mark.line + 1}: {key.value!r} is there twice")
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
             seen.add(key.value)
         return node
 
 
-_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+_2E_4 = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _2E_4, list("-+0123456789"))
 
 
 def _load(path: Path) -> Any:
-    """What the YAML file holds. Raises PlanError."""
-    if path.exists() and not path.is_file():
-        raise PlanError(f"{path}: not a plain file")  # opening a fifo would wait for ever
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a plain file")  # opening a fifo would wait for ever
         with open(path, encoding="utf-8") as file:
-            loader = _Loader(file)
-            try:
-                return loader.get_single_data()
-            finally:
-                loader.dispose()
-    except PlanError:
-        raise
+            return yaml.load(file, _Loader)
     except (OSError, ValueError, yaml.YAMLError, TypeError, RecursionError) as error:
         raise PlanError(f"{path}: {' '.join(str(error).split())}") from error
 
@@ -149,9 +106,8 @@ def _load(path: Path) -> Any:
 def read(path: str | os.PathLike) -> Plan:
     """The profile in the YAML file `path`, its own structure checked (`check` does the notebooks). Raises PlanError."""
     path = Path(path)
-    raw = _load(path)
     try:
-        plan = Plan.model_validate(raw)
+        plan = Plan.model_validate(_load(path))
     except ValidationError as error:
         told = parameters.told(error, lambda place: (RunSpec if place.startswith("runs.") else Plan).model_fields)
         raise PlanError(f"{path}: {told}") from None
@@ -159,19 +115,15 @@ def read(path: str | os.PathLike) -> Plan:
         where = f"{path}: run {name}"
         if name == SUMMARY:
             raise PlanError(f"{where}: every profile ends with it; take another name")
-        if given := [key for key in spec.params if key in GIVEN]:
+        if given := spec.params.keys() & GIVEN:
             raise PlanError(f"{where}: the runner sets {', '.join(given)}; a profile must not")
-        for need in spec.needs:
-            if need not in plan.runs:
-                raise PlanError(f"{where}: needs {need!r}, which is none of: {', '.join(plan.runs)}")
+        if strange := [need for need in spec.needs if need not in plan.runs]:
+            raise PlanError(f"{where}: needs {strange[0]!r}, which is none of: {', '.join(plan.runs)}")
     try:
         order = list(graphlib.TopologicalSorter({name: spec.needs for name, spec in plan.runs.items()}).static_order())
     except graphlib.CycleError as error:
         raise PlanError(f"{path}: runs need each other in a circle: {' -> '.join(reversed(error.args[1]))}") from None
     return plan.model_copy(update={"runs": {name: plan.runs[name] for name in order}})
-
-
-# ------------------------------------------------------------------------------------------------------ recipes
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -200,16 +152,12 @@ def _recipes(path: Path, changed: int) -> dict[str, dict[str, Any]]:
     return known
 
 
-# ------------------------------------------------------------------------------------------------------ notebooks
-
-
-@dataclass(frozen=True)
-class Notebook:
-    """What the runner knows of a notebook: its file, the code of its cells, and what its parameter cell declares."""
+class Notebook(NamedTuple):
+    """What the runner knows of a notebook."""
 
     path: Path
-    code: list[str]
-    kinds: dict[str, Any]  # name -> type
+    code: list[str]  # of its cells
+    kinds: dict[str, Any]  # name -> type, and name -> value, as its parameter cell declares them
     defaults: dict[str, Any]
 
 
@@ -252,8 +200,8 @@ def notebooks_of(plan: Plan, folder: Path) -> dict[str, Notebook]:
 
 def check(plan: Plan, notebooks: dict[str, Notebook], path: Path, *, settings: bool) -> dict[str, str]:
     """run -> fingerprint: 16 hex digits of its parameters, recipes resolved, its notebook's code, and the fingerprints of
-    what it needs. ParameterError or PlanError, naming the profile's file `path` and the run, where a parameter does not fit
-    its notebook, or a model is asked of a run that is not needed. settings: see `suite.params.check`."""
+    what it needs. ParameterError or PlanError, naming `path` (the profile's file) and the run, where a parameter does not
+    fit its notebook, or a model is asked of a run that is not needed. settings: see `suite.params.check`."""
     prints: dict[str, str] = {}
     for name, spec in plan.runs.items():
         where, book = f"{path}: run {name}", notebooks[name]
@@ -274,15 +222,20 @@ def summary_print(folder: Path, book: Notebook, runs: Iterable[str]) -> str:
 
 
 def given(plan: Plan, name: str, results: str, book: Notebook) -> dict[str, Any]:
-    """What run `name` of `plan` (or the summary) gives its notebook: the profile's parameters and the runner's own.
-
-    `results` is the folder of all results as the notebook shall see it; `<results>/<profile>/<run>` is the run's own.
-    """
+    """What run `name` of `plan` (or the summary) gives its notebook: the profile's parameters, and GIVEN where `book`
+    declares them. results: the folder of all results as the notebook shall see it."""
     folder, spec = f"{results}/{plan.profile}", plan.runs.get(name)
     own = {"out_dir": f"{folder}/{name}", "results_dir": folder}
     own["needs"] = {need: f"{folder}/{need}" for need in (spec.needs if spec else ())}
-    return (dict(spec.params) if spec else {}) | {key: value for key, value in own.items() if key in book.kinds}
+    return (spec.params if spec else {}) | {key: value for key, value in own.items() if key in book.kinds}
 
 
 def _digest(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def duration(minutes: float) -> str:
+    """`minutes` for readers."""
+    if minutes < 1:
+        return f"{round(minutes * 60)} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

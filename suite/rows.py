@@ -1,7 +1,5 @@
 """Rows for metrics.json, made and looked up in one way by the modules of all notebooks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

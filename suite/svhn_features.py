@@ -1,7 +1,5 @@
 """Notebook 05: what the SVM protocol says about kinds of features, as rows for metrics.json, and which images it never gets
-right. `train`, `test`: image sets with labels (`agelib.data.ImageSet`); `kinds`: label -> features."""
-
-from __future__ import annotations
+right. `train`, `test`: image sets with labels; `kinds`: label -> features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,12 +23,11 @@ Errors = tuple[float, float]  # percent: (mean, deviation over draws)
 
 def protocol(settings: Mapping[str, Any], seed: int) -> SvmConfig:
     """The protocol's numbers, published where `settings` has none. Raises ValueError naming what is unknown or bad."""
-    (own,) = split("svm", settings, SvmConfig)
-    return SvmConfig(**{"seed": seed} | own)
+    return SvmConfig(**{"seed": seed} | split("svm", settings, SvmConfig)[0])
 
 
 def check(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """ValueError unless `models` (label -> settings) has an AGE of that label, and all are of methods with features."""
+    """ValueError unless one of `models`, label -> settings, is AGE and labelled so, and all are of methods with features."""
     if "AGE" not in models or models["AGE"].get("method", "age") != "age":
         raise ValueError(f"models needs an AGE with that label, got {', '.join(models) or 'none'}")
     valid = [name for name, module in METHODS.items() if hasattr(module, "features")]
@@ -58,8 +55,8 @@ def untrained(model: agelib.Model, train: ImageSet) -> agelib.Model:
     """The model's encoder as it was before the first iteration, with BatchNorm statistics of the training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.about["seed"])
-        e = METHODS[model.method].build(model.config, model.shape)["e"]
-    return real_statistics(replace(model, nets={"e": e.to(model.device)}), train)
+        nets = METHODS[model.method].build(model.config, model.shape)
+    return real_statistics(replace(model, nets={"e": nets["e"].to(model.device)}), train)
 
 
 def percent(result: SvmResult) -> Errors:
@@ -85,28 +82,25 @@ def evaluate(
 
 
 def on_validation(features: Features, train: ImageSet, cfg: SvmConfig, label: str) -> Errors:
-    """The error on the validation images themselves: for comparisons that must not look at the test set. C is chosen on the
-    same images, for all alike."""
+    """The error on the validation images, on which C is chosen too: for comparisons that must not look at the test set."""
     x, y = train.images, np.asarray(train.labels)
     return percent(svm.evaluate(features, x, y, x[-cfg.n_valid :], y[-cfg.n_valid :], cfg, label=label))
 
 
 def study(asked: Mapping[str, Mapping[str, Features]], train: ImageSet, cfg: SvmConfig) -> dict[str, dict[str, Errors]]:
-    """`on_validation` for each answer to each question: question -> (answer -> error). Features that answer several
-    questions are judged once."""
+    """`on_validation` for each answer to each question. Features that answer several questions are judged once."""
     known: dict[Features, Errors] = {}
     for question, answers in asked.items():
-        for answer, features in answers.items():
-            if features not in known:
-                known[features] = on_validation(features, train, cfg, f"{question} {answer}")
+        for answer, f in answers.items():
+            known[f] = known.get(f) or on_validation(f, train, cfg, f"{question} {answer}")
     return {question: {answer: known[f] for answer, f in answers.items()} for question, answers in asked.items()}
 
 
 def with_base(answers: Mapping[str, Any], asked: str, model: agelib.Model) -> dict[str, Any]:
     """`answers` and the study's own `model` under what it answers where `asked` is one of its settings, else "base": by the
     size of the keys where all are numbers, else the model first."""
-    own = getattr(model.config, asked, "base")
-    own = own if isinstance(own, str) else "base" if own is None else f"{own:g}"
+    own = getattr(model.config, asked, None)
+    own = "base" if own is None else own if isinstance(own, str) else f"{own:g}"
     both = {own: model} | dict(answers) | {own: model}
     try:
         return dict(sorted(both.items(), key=lambda item: float(item[0])))

@@ -1,12 +1,9 @@
 """Tables: our numbers beside the published ones, with the protocol, the spread and the number of seeds.
 
-A *row* is a dict as in metrics.json: experiment, model, dataset, metric, value, std, n, protocol, seed, comparable,
-note. Rules of every table made here: a miss stays in the table; a number measured on other data or by another protocol
-than the published one is marked not comparable and gets no gap; a run that diverged or failed has a row that says so;
-equal settings with several seeds become one row, mean and standard deviation over seeds.
+A *row* is a dict as in metrics.json (`_Row`). A miss stays in the table; a number measured on other data or by another
+protocol than the published one is marked not comparable and gets no gap; a run that diverged or failed has a row that says
+so; equal settings with several seeds become one row.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML
 from pydantic import BaseModel, ValidationError
 
 from suite import params
@@ -26,24 +24,12 @@ COLUMNS = [*KEY, "protocol", "paper", "ours", "std", "n", "seeds", "gap", "compa
 COLUMNS += ["paper_std", "spread", "status", "runs", "note", "source"]
 NUMBERS = ["paper", "ours", "std", "gap", "paper_std"]  # NaN where there is none
 FIELDS = {"protocol": "", "notebook": "", "settings": "", "status": "ok", "run": "", "note": ""}  # what they are if absent
-
-# Embedded set -> the published sets whose numbers are printed beside it (marked: not comparable).
-STAND_INS = {
-    "digits": ("mnist",),
-    "house_numbers": ("svhn",),
-    "patches": ("cifar10", "tiny_imagenet"),
-    "faces": ("celeba",),
+STAND_INS = {  # embedded set -> the published sets whose numbers are printed beside it, marked as not comparable
+    "digits": ("mnist",), "house_numbers": ("svhn",), "patches": ("cifar10", "tiny_imagenet"), "faces": ("celeba",),
     "cars": ("stanford_cars",),
-}
+}  # fmt: skip
 # Settings in which runs of one experiment may differ and still be repetitions of each other.
 _PER_RUN = {"seed", "out_dir", "run_name", "profile", "needs", "results_dir", "reference"}
-
-
-class Html(str):
-    """A piece of HTML that notebooks render."""
-
-    def _repr_html_(self) -> str:
-        return str(self)
 
 
 def read_paper_numbers(path: str | Path) -> pd.DataFrame:
@@ -61,12 +47,10 @@ def read_paper_numbers(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path}: need the columns {', '.join(PAPER_COLUMNS)}, got {', '.join(paper.columns)}")
     numbers = paper[["value", "std"]].apply(pd.to_numeric, errors="coerce")
     for i, row in paper.iterrows():
-        where = f"{path}, number {i + 1} ({row['model']}, {row['metric']})"
-        if empty := [c for c in (*KEY, "value", "source") if not row[c].strip()]:
-            raise ValueError(f"{where}: empty {', '.join(empty)}")
-        for column in ("value", "std"):
-            if row[column] and not math.isfinite(numbers.loc[i, column]):
-                raise ValueError(f"{where}: {column} is no finite number: {row[column]!r}")
+        wrong = [f"{c} is empty" for c in (*KEY, "value", "source") if not row[c].strip()]
+        wrong += [f"{c} is no finite number: {row[c]!r}" for c in numbers if row[c] and not math.isfinite(numbers.loc[i, c])]
+        if wrong:
+            raise ValueError(f"{path}, number {i + 1} ({row['model']}, {row['metric']}): {', '.join(wrong)}")
     if len(twice := paper[paper.duplicated(KEY)]):
         raise ValueError(f"{path}: there twice: {', '.join(twice[KEY].iloc[0])}")
     return paper.assign(**numbers)
@@ -76,8 +60,7 @@ def collect(results_dir: str | Path, skip: Sequence[str] = ("summary",)) -> list
     """The metrics.json of every run folder in `results_dir`, by folder name; `skip` names folders to leave out.
 
     Where a later attempt did not come to its end, `later` says so, or, without results of an earlier one, what the attempt
-    left is the run's, "failed" or "diverged", so that it does not vanish from the tables. Folders that hold none of this are
-    not runs. Raises FileNotFoundError when `results_dir` is no folder.
+    left is the run's, "failed" or "diverged". Other folders are not runs. Raises FileNotFoundError without `results_dir`.
     """
     found = []
     for folder in sorted(p for p in Path(results_dir).iterdir() if p.is_dir() and p.name not in skip):
@@ -96,24 +79,21 @@ def rows_of(collected: Iterable[Mapping[str, Any]]) -> list[dict]:
     "ok" adds a row without a value that says so."""
     rows = []
     for metrics in collected:
-        config, dataset = metrics.get("config") or {}, metrics.get("dataset") or {}
-        shared = {"run": metrics["run"], "notebook": metrics.get("notebook") or config.get("notebook") or ""}
+        config, shared = metrics.get("config") or {}, {"run": metrics["run"], "notebook": metrics.get("notebook") or ""}
         shared |= {"status": metrics["status"], "settings": json.dumps(_settings(config), sort_keys=True, default=str)}
         rows += [{**row, **shared} for row in metrics["rows"]]
         if shared["status"] != "ok":
-            name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset)
-            what = {"experiment": _experiment(shared["notebook"]), "model": "", "dataset": name, "value": None}
-            what |= {"metric": f"run {shared['status']}", "seed": config.get("seed"), "note": metrics.get("reason") or ""}
-            rows.append(shared | what)
+            what = {"experiment": experiment(shared["notebook"]), "model": "", "value": None, "seed": config.get("seed")}
+            what |= {"dataset": metrics.get("dataset", {}).get("name", ""), "metric": f"run {shared['status']}"}
+            rows.append(shared | what | {"note": metrics.get("reason") or ""})
     return rows
 
 
 def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
     """One line for each measured quantity, ours beside the published number (columns COLUMNS).
 
-    rows: of one run as given to Run.save_metrics, or of many through `rows_of`. paper: from `read_paper_numbers`.
-    Lines are joined on experiment (with or without a notebook's leading number), model, dataset and metric; a stand-in is
-    joined with the set it stands in for, never as comparable.
+    rows: of one run as given to Run.save_metrics, or of many through `rows_of`. paper: from `read_paper_numbers`. They are
+    joined on KEY, a stand-in with the set it stands in for, never as comparable.
     ours, std: for several seeds, mean and sample standard deviation (1/(k-1)) over them; for one, the row's own; `spread`
         says which. Only rows with equal settings and status are averaged, and only if no seed occurs twice among them.
     n: images (or whatever the protocol counts) of one run, the least of them if they differ. seeds: runs behind `ours`.
@@ -131,13 +111,12 @@ def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFr
     twice = twice.groupby([frame[c] for c in equal]).transform("any")
     frame["apart"] = frame["run"].where(lost, "").where(~twice, frame.index.astype(str))
     published = paper.set_index(KEY)[["value", "std", "source"]].to_dict("index")
-    groups, lines = frame.groupby([*equal, "apart"], sort=False), []
-    for (_, group), (_, mean, deviation) in zip(groups, groups["value"].agg(["mean", "std"]).itertuples(), strict=True):
-        line, seeds = group.iloc[0].to_dict(), int(group["value"].count())
-        own, *others = _keys(line)
+    lines = []
+    for _, group in frame.groupby([*equal, "apart"], sort=False):
+        line, values = group.iloc[0].to_dict(), group["value"].dropna()
+        (own, *others), seeds, good = _keys(line), len(values), line["status"] == "ok"
         key = next((key for key in (own, *others) if key in published), None)
         there = published.get(key, {"value": math.nan, "std": math.nan, "source": ""})
-        good, std = line["status"] == "ok", deviation if seeds > 1 else line["std"]
         more = n_lost.get((line["notebook"], line["settings"]), 0) if seeds and good and line["settings"] else 0
         notes = [
             f"run {line['status']}" if seeds and not good else "",
@@ -145,9 +124,10 @@ def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFr
             *group["note"],
             f"{more} more {'seed' if more == 1 else 'seeds'} lost" if more else "",
         ]
-        line |= {"paper": there["value"], "paper_std": there["std"], "source": there["source"], "ours": mean}
-        line |= {"std": std, "seeds": seeds, "n": None if math.isnan(n := group["n"].min()) else n}
-        line["spread"] = f"over {seeds} seeds" if seeds > 1 else "within the run" if std == std else ""
+        line |= {"paper": there["value"], "paper_std": there["std"], "source": there["source"], "ours": values.mean()}
+        line |= {"seeds": seeds, "n": None if math.isnan(n := group["n"].min()) else n}
+        line["std"] = values.std() if seeds > 1 else line["std"]
+        line["spread"] = f"over {seeds} seeds" if seeds > 1 else "" if math.isnan(line["std"]) else "within the run"
         line["comparable"] = None if key is None else key == own and seeds > 0 and bool(group["comparable"].all())
         line["gap"] = line["ours"] - line["paper"] if line["comparable"] else math.nan
         lines.append(line | {"runs": _joined(group["run"], ", "), "note": _joined(notes, "; ")})
@@ -157,31 +137,22 @@ def compare(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFr
 def not_measured(rows: Iterable[Mapping[str, Any]], paper: pd.DataFrame) -> pd.DataFrame:
     """The published numbers beside which `compare(rows, paper)` has nothing, with the columns of `paper`."""
     measured = {key for row in rows if row.get("value") is not None for key in _keys(row)}
-    keep = [tuple(line) not in measured for line in paper[KEY].itertuples(index=False)]
-    return paper[keep].reset_index(drop=True)
+    return paper[[tuple(line) not in measured for line in paper[KEY].itertuples(index=False)]].reset_index(drop=True)
 
 
 def published(paper: pd.DataFrame) -> pd.DataFrame:
     """Published numbers as text for readers: value and printed spread in one cell, then protocol and source."""
-    text = paper.assign(metric=paper["metric"].str.replace("_", " "))
-    text["paper"] = [_printed(v, s) for v, s in zip(paper["value"], paper["std"], strict=True)]
+    text = paper.assign(metric=paper["metric"].str.replace("_", " "), paper=[*map(_printed, paper["value"], paper["std"])])
     return text[[*KEY, "paper", "protocol", "source"]].rename(columns={"dataset": "data set"})
 
 
 def pretty(table: pd.DataFrame) -> pd.DataFrame:
     """A `compare` table as text for readers: value and spread in one cell, a dash where there is nothing."""
-    lines, text = table.to_dict("records"), table.assign(metric=table["metric"].str.replace("_", " "))
-    text["protocol (n)"] = [_protocol(line) for line in lines]
-    text["paper"] = [_printed(line["paper"], line["paper_std"]) for line in lines]
-    text["ours"] = [_ours(line) for line in lines]
-    text["gap"] = [("+" if line["gap"] > 0 else "") + _number(line["gap"]).replace("-", "−") for line in lines]
-    text["comparable"] = [{None: "–", True: "yes", False: "no"}[line["comparable"]] for line in lines]
-    text["notebook: runs"] = [_joined((line["notebook"], line["runs"]), ": ") for line in lines]
-    columns = [*KEY, "protocol (n)", "paper", "ours", "gap", "comparable", "notebook: runs", "note"]
-    return text[columns].rename(columns={"dataset": "data set"})
+    lines = [line | _cells(line) for line in table.to_dict("records")]
+    return pd.DataFrame(lines, columns=[*KEY, *_CELLS, "note"]).rename(columns={"dataset": "data set"})
 
 
-def to_html(table: pd.DataFrame) -> Html:
+def to_html(table: pd.DataFrame) -> HTML:
     """A `compare` table (or any table of text) as an HTML <table>; rows carry the class miss, other or lost.
 
     miss: comparable, and |gap| larger than the two spreads together. other: not comparable. lost: a run that did not
@@ -194,7 +165,12 @@ def to_html(table: pd.DataFrame) -> Html:
         html = text.to_html(index=False, border=0, justify="left", classes="numbers compared" if compared else "numbers")
     # Text is escaped, so these tags are the table's own; notebooks would align its cells to the right.
     html = html.replace("<td>", '<td style="text-align: left">')
-    return Html(re.sub("<tr>", lambda _: f'<tr class="{kind}">' if (kind := next(kinds)) else "<tr>", html))
+    return HTML(re.sub("<tr>", lambda _: f'<tr class="{kind}">' if (kind := next(kinds)) else "<tr>", html))
+
+
+def experiment(name: str) -> str:
+    """The name of a notebook, or of an experiment, without a leading number."""
+    return re.sub(r"^\d+_", "", name)
 
 
 class _Row(BaseModel):
@@ -216,7 +192,7 @@ class _Metrics(BaseModel):
     status: str = "ok"
     reason: str | None = None
     config: dict[str, Any] = {}
-    dataset: dict[str, Any] | str = {}
+    dataset: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     wall_time_s: float | None = None
     training_seconds: float | None = None
@@ -232,10 +208,9 @@ def _metrics(path: Path) -> dict | None:
         return content
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        return _failed(f"metrics.json is damaged: {params.told(error, lambda _: ())}")
     except (OSError, ValueError, RecursionError) as error:
-        return _failed(f"metrics.json is damaged: {error}")
+        what = params.told(error, lambda _: ()) if isinstance(error, ValidationError) else error
+        return _failed(f"metrics.json is damaged: {what}")
 
 
 def _failed(reason: str) -> dict:
@@ -249,19 +224,14 @@ def _joined(texts: Iterable[str], by: str) -> str:
 def _keys(row: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """The keys under which a row's published number may stand: its own data set, then those it stands in for."""
     sets = (row["dataset"], *STAND_INS.get(row["dataset"], ()))
-    return [(_experiment(row["experiment"]), row["model"], name, row["metric"]) for name in sets]
-
-
-def _experiment(name: str) -> str:
-    """A name without a notebook's leading number."""
-    return re.sub(r"^\d+_", "", name)
+    return [(experiment(row["experiment"]), row["model"], name, row["metric"]) for name in sets]
 
 
 def _settings(config: Any) -> Any:
     """`config` without what differs between repetitions of one experiment."""
-    if isinstance(config, Mapping):
-        return {k: _settings(v) for k, v in config.items() if k not in _PER_RUN}
-    return config
+    if not isinstance(config, Mapping):
+        return config
+    return {k: _settings(v) for k, v in config.items() if k not in _PER_RUN}
 
 
 def _kind(line: Mapping[str, Any]) -> str:
@@ -270,6 +240,25 @@ def _kind(line: Mapping[str, Any]) -> str:
     if not line["comparable"]:
         return "" if line["comparable"] is None else "other"
     return "miss" if abs(line["gap"]) > sum(s for s in (line["std"], line["paper_std"]) if math.isfinite(s)) else ""
+
+
+_CELLS = ("protocol (n)", "paper", "ours", "gap", "comparable", "notebook: runs")
+
+
+def _cells(line: Mapping[str, Any]) -> dict[str, str]:
+    """A line's `_CELLS`, and its metric without underscores."""
+    count = "" if line["n"] is None else f"n = {int(line['n']):,}"
+    protocol = f"{line['protocol']} ({count})" if line["protocol"] and count else line["protocol"] or count or "–"
+    value, std = line["ours"], line["std"]
+    ours = line["status"] if line["status"] != "ok" else "–"
+    if math.isfinite(value):
+        ours = _number(value) + (f" ± {std:.0f}" if std >= 100 else f" ± {std:.2g}" if math.isfinite(std) else "")
+        ours += f" ({line['seeds']} seeds)" if line["seeds"] > 1 else ""
+    gap = ("+" if line["gap"] > 0 else "") + _number(line["gap"]).replace("-", "−")
+    comparable = {None: "–", True: "yes", False: "no"}[line["comparable"]]
+    origin = _joined((line["notebook"], line["runs"]), ": ")
+    cells = (protocol, _printed(line["paper"], line["paper_std"]), ours, gap, comparable, origin)
+    return {"metric": line["metric"].replace("_", " "), **dict(zip(_CELLS, cells, strict=True))}
 
 
 def _number(value: float) -> str:
@@ -283,16 +272,3 @@ def _number(value: float) -> str:
 def _printed(value: float, std: float) -> str:
     """A published value with all its digits."""
     return " ± ".join(f"{v:.10g}" for v in (value, std) if math.isfinite(v)) or "–"
-
-
-def _ours(line: Mapping[str, Any]) -> str:
-    value, std = line["ours"], line["std"]
-    if not math.isfinite(value):
-        return line["status"] if line["status"] != "ok" else "–"
-    spread = f" ± {std:.0f}" if std >= 100 else f" ± {std:.2g}" if math.isfinite(std) else ""
-    return _number(value) + spread + (f" ({line['seeds']} seeds)" if line["seeds"] > 1 else "")
-
-
-def _protocol(line: Mapping[str, Any]) -> str:
-    count = "" if line["n"] is None else f"n = {int(line['n']):,}"
-    return f"{line['protocol']} ({count})" if line["protocol"] and count else line["protocol"] or count or "–"

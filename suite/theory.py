@@ -1,11 +1,8 @@
-"""Small cases of the paper's theorems in which the answer is known: 1-D Gaussians, the circle, a grid of 25 Gaussians; and
-AGE, ALI and a GAN for points of the plane.
+"""Small cases of the paper's theorems in which the answer is known; and AGE, ALI and a GAN for points of the plane.
 
 One-dimensional family (facts for Theorems 1 and 2): X and Z standard normal, g(z) = s z + b, e(x) = w x + c. All
 divergences are KL(N || N) in nats.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import torch
@@ -41,8 +38,8 @@ def measured(s: float, b: float, w: float, c: float, *, n: int = 200_000) -> tup
 
 
 def alternate(start: tuple[float, float, float, float], *, n_steps: int, lr: float = 0.02, n_g_steps: int = 2) -> np.ndarray:
-    """Alternating gradient steps on V2 from (s, b, w, c): e ascends once, then g descends n_g_steps times. Returns
-    (n_steps + 1, 4), a row (s, b, w, c) for each iteration, the start first."""
+    """Alternating gradient steps on V2: e ascends once, then g descends n_g_steps times. Returns (n_steps + 1, 4), a row
+    (s, b, w, c) for each iteration, the start first."""
     g, e = (torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in (start[:2], start[2:]))
     rows = [[*start]]
     for _ in range(n_steps):
@@ -79,7 +76,7 @@ def reciprocity(h: nn.Module, *, half: bool, n_steps: int, lr: float = 3e-3, B: 
 
 
 def grid_of_gaussians(n: int, seed: int = 0) -> np.ndarray:
-    """n points (n, 2) float32 of the mixture of 25 equal isotropic Gaussians at CENTRES."""
+    """n points (n, 2) float32 of the mixture of 25 equal Gaussians."""
     rng = np.random.default_rng(seed)
     return (CENTRES[rng.integers(0, len(CENTRES), n)] + STD * rng.standard_normal((n, 2))).astype(np.float32)
 

@@ -4,8 +4,6 @@ answers: model -> reconstructions (N, C, H, W) of the same held-out images; made
 for a model that was lost or can't answer: a lost one keeps a row, without a value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +15,9 @@ from suite.rows import Rows, make, values
 
 HELD_OUT = "held-out reconstructions, networks in evaluation mode"
 LAPLACIAN = "variance of the Laplacian, luma in [0, 1]"
+SURE = "samples read with confidence > 0.9"
+SURE_OF_REAL = "held-out images read with confidence > 0.9"
+GAP = "KL fake - KL real"
 Answers = Mapping[str, np.ndarray | None]
 
 
@@ -50,9 +51,9 @@ def samples(real: np.ndarray, made: Answers) -> Rows:
     for model, images in {"real images": real, **made}.items():
         if images is None:
             rows += make(model, {"sample diversity": None})
-            continue
-        rows += make(model, {"sample diversity": pictures.pairwise_l1(images)}, "mean L1 of 2,000 pairs", len(images))
-        rows += make(model, {"sharpness": pictures.sharpness(images)}, LAPLACIAN, len(images))
+        else:
+            rows += make(model, {"sample diversity": pictures.pairwise_l1(images)}, "mean L1 of 2,000 pairs", len(images))
+            rows += make(model, {"sharpness": pictures.sharpness(images)}, LAPLACIAN, len(images))
     return rows
 
 
@@ -72,8 +73,7 @@ def read(net: classifier.Classifier, held_out: np.ndarray, labels: np.ndarray, a
     K, n = on_real.shape[1], len(held_out)
     protocol = f"classifier trained on the labels, {K} classes"
     found = {"classifier accuracy on held-out images": (on_real.argmax(1) == labels).mean()}
-    found["held-out images read with confidence > 0.9"] = (on_real.max(1) > 0.9).mean()
-    rows = make("real images", found, protocol, n)
+    rows = make("real images", found | {SURE_OF_REAL: (on_real.max(1) > 0.9).mean()}, protocol, n)
     for model, answer in answers.items():
         if answer is not None:
             probs, of_answer = classifier.read(net, answer)
@@ -84,9 +84,8 @@ def read(net: classifier.Classifier, held_out: np.ndarray, labels: np.ndarray, a
         if images is not None:
             probs = classifier.read(net, images)[0]
             entropy, rarest = classifier.class_spread(probs)
-            found = {"samples read with confidence > 0.9": (probs.max(1) > 0.9).mean()}
-            found |= {"share of the rarest class": rarest, "class entropy / log K": entropy / np.log(K)}
-            rows += make(model, found, protocol, len(images))
+            found = {SURE: (probs.max(1) > 0.9).mean(), "share of the rarest class": rarest}
+            rows += make(model, found | {"class entropy / log K": entropy / np.log(K)}, protocol, len(images))
     return rows
 
 
@@ -98,8 +97,8 @@ def training(models: Mapping[str, agelib.Model]) -> Rows:
         rows += make(label, {"training seconds": model.seconds if model.ok else None}, protocol)
         last = model.history[-1] if model.ok and model.history else {}
         if "kl_fake" in last:
-            found = {"KL fake - KL real": last["kl_fake"] - last["kl_real"]}
-            rows += make(label, found, "mean over the last logged iterations of training", model.about["batch_size"])
+            found, protocol = {GAP: last["kl_fake"] - last["kl_real"]}, "mean over the last logged iterations of training"
+            rows += make(label, found, protocol, model.about["batch_size"])
     return rows
 
 
@@ -115,15 +114,14 @@ def classify(train, test, folder: Path, settings: dict, device: str) -> tuple[cl
 def verdict(rows: Rows) -> str:
     """What the numbers of one run say of the paper's claim, in sentences."""
     l1 = values(rows, "reconstruction l1")
-    blind = {model: l1.pop(model) for model in ("mean image", "another image")}
-    shown = "show their image" if l1["AGE"] < min(blind.values()) else "do NOT show their image"
-    said = [f"Reconstructions {shown}. L1 a pixel: {', '.join(f'{m} {v:.3f}' for m, v in (l1 | blind).items())}."]
-    if gap := values(rows, "KL fake - KL real").get("AGE"):
+    shown = "show their image" if l1["AGE"] < min(l1["mean image"], l1["another image"]) else "do NOT show their image"
+    order = sorted(l1.items(), key=lambda item: item[0] in ("mean image", "another image"))
+    said = [f"Reconstructions {shown}. L1 a pixel: {', '.join(f'{model} {value:.3f}' for model, value in order)}."]
+    if gap := values(rows, GAP).get("AGE"):
         held = "even" if abs(gap) < 0.1 else "the generator is behind" if gap > 0 else "the encoder is behind"
         said.append(f"The game: KL fake - KL real is {gap:+.2f} at the end: {held}.")
-    if (sure := values(rows, "samples read with confidence > 0.9").get("AGE")) is not None:
-        real = values(rows, "held-out images read with confidence > 0.9")["real images"]
+    if (sure := values(rows, SURE).get("AGE")) is not None:
+        real, kept = values(rows, SURE_OF_REAL)["real images"], values(rows, "reconstructions read as the label")["AGE"]
         said.append(f"A classifier is sure of {sure:.0%} of AGE's samples and of {real:.0%} of real images.")
-        kept = values(rows, "reconstructions read as the label")["AGE"]
         said.append(f"It finds the label in {kept:.0%} of AGE's reconstructions.")
     return "\n".join(said)

@@ -1,7 +1,5 @@
 """Live controls for JupyterLab. Everything that they show comes from the same calls as the static figures."""
 
-from __future__ import annotations
-
 import functools
 import io
 import itertools
@@ -50,16 +48,15 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     are those along a code, which a button draws anew, and two chosen coordinates of z, made orthogonal to it.
 
     picture, target: uint8 (3, H, W). Raises ValueError for M < 3.
-
-    The code lives here, not in the sliders. A browser's slider rounds what it is given to its step and sends that back as
-    if it had been dragged, perhaps after the next drag has come. So sliders are given whole steps, of degrees or of 1/64,
-    which its arithmetic keeps to the last bit, and a change within half a step of the code is none.
     """
+    # The code lives here, not in the sliders. A browser's slider rounds what it is given to its step and sends that back as
+    # if it had been dragged, perhaps after the next drag has come. So sliders are given whole steps, of degrees or of 1/64,
+    # which its arithmetic keeps to the last bit, and a change within half a step of the code is none.
     if model.M < 3:
         raise ValueError(f"the sliders are for M of at least 3, the model has M = {model.M}")
     code, frame, drawn = Code(), torch.eye(model.M, 3), itertools.count()
-    ends = (("polar", 90, 180), ("azimuth", 0, 360))
-    angles = [ipywidgets.IntSlider(value, 0, most, description=f"{name} °") for name, value, most in ends]
+    angles = [ipywidgets.IntSlider(90, 0, 180, description="polar °")]
+    angles += [ipywidgets.IntSlider(0, 0, 360, description="azimuth °")]
     unit = {"min": -1.0, "max": 1.0, "step": 1 / 64}
     axes = [ipywidgets.FloatSlider(code.values[i + 1], description=f"z{i}", **unit) for i in (1, 2, 3)]
     sliders = angles + axes
@@ -69,16 +66,21 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     say = functools.partial(setattr, said, "value")
     shown = {"picture": np.asarray(picture), "target": np.asarray(target)}
 
+    def show(i: int, image: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "png", compress_level=1)
+        views[i].value = buffer.getvalue()
+
     def paint() -> None:
         ab = conditional.paint(model, shown["picture"][None], (frame @ code.z.float())[None])
-        views[2].value = _png(conditional.pictures(shown["picture"][None], ab)[0][0, 0])
+        show(2, conditional.pictures(shown["picture"][None], ab)[0][0, 0])
 
     def show_all() -> None:
         pair = np.stack([shown["picture"], shown["target"]])
         grey = conditional.pictures(pair, np.zeros((2, 1, 2, *pair.shape[2:]), np.float32))[0][:, 0]
-        views[0].value, views[1].value, views[3].value = _png(pair[0]), _png(grey[0]), _png(grey[1])
         carried = conditional.transfer(model, pair[:1], pair[1:])
-        views[4].value = _png(conditional.pictures(pair[1:], carried)[0][0, 0])
+        for i, image in {0: pair[0], 1: grey[0], 3: grey[1], 4: conditional.pictures(pair[1:], carried)[0][0, 0]}.items():
+            show(i, image)
         paint()
 
     def turn_frame(another: bool = True) -> None:
@@ -119,11 +121,5 @@ def colorizer(model: agelib.Model, picture: np.ndarray, target: np.ndarray) -> i
     show_all()
     cards = [ipywidgets.VBox([view, ipywidgets.Label(name)]) for view, name in zip(views, names, strict=True)]
     rows = [angles, axes, [*directions, other], buttons, cards] if model.M > 3 else [angles, axes, buttons, cards]
-    *controls, last = map(ipywidgets.HBox, rows)
-    return ipywidgets.VBox([*controls, said, last])
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
+    *controls, of_cards = map(ipywidgets.HBox, rows)
+    return ipywidgets.VBox([*controls, said, of_cards])

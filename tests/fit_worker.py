@@ -17,6 +17,7 @@ import torch._dynamo  # noqa: F401  the first optimizer imports it: here once fo
 import agelib
 from agelib.metrics import classifier
 from agelib.model import METHODS
+from agelib.training import checkpoint, fit
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
 LABELS = np.arange(24) % 3
@@ -44,25 +45,31 @@ VARIANTS = {method: (method, {"precision": "fp32"}) for method in METHODS} | {
 }
 
 
-def settings(variant):
-    """(method, settings) of a variant, without the schedule."""
-    method, more = VARIANTS[variant]
-    return method, TINY.get(method, {}) | more
-
-
 def step(variant, **more):
     """The Step of a variant on fresh networks for IMAGES."""
-    method, chosen = settings(variant)
+    method, settings = VARIANTS[variant]
     torch.manual_seed(1)
-    config = METHODS[method].Config(**chosen | more)
+    config = METHODS[method].Config(**TINY.get(method, {}) | settings | more)
     return METHODS[method].make_step(METHODS[method].build(config, IMAGES.shape[1:]), config)
 
 
-def train(variant, folder, start=None, **schedule):
+def train(variant, folder, start=None, images=IMAGES, **more):
     if variant == "classifier":
-        return classifier.train(IMAGES, LABELS, folder, width=4, device="cpu", **SCHEDULE | schedule)
-    method, chosen = settings(variant)
-    return agelib.train(method, IMAGES, folder, device="cpu", start=start, **chosen | SCHEDULE | schedule)
+        return classifier.train(IMAGES, LABELS, folder, width=4, device="cpu", **SCHEDULE | more)
+    method, settings = VARIANTS[variant]
+    settings = TINY.get(method, {}) | settings | SCHEDULE | more
+    return agelib.train(method, images, folder, device="cpu", start=start, **settings)
+
+
+def tensors(folder):
+    """Every tensor of a folder's finished weights and kept snapshots."""
+    files = [folder / fit.MODEL, *folder.glob(f"{fit.SNAPSHOTS}/*")]
+    return {(path.name, name): value for path in files for name, value in checkpoint.load_model(path)[0].items()}
+
+
+def rows(folder):
+    """A folder's history without its seconds."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in fit.read_history(folder / fit.HISTORY)]
 
 
 def main():
@@ -72,10 +79,10 @@ def main():
         if not pid:
             try:
                 train(variant, folder, **more)
-                os._exit(0)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
+            os._exit(0)
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from agelib.training import graphs
 
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default}
-COPIES = {aten.lift_fresh.default}  # torch.tensor(...): a copy from the host
+READS |= {aten.lift_fresh.default}  # torch.tensor(...): a copy from the host
 
 
 class _Listen(TorchDispatchMode):
@@ -16,7 +18,7 @@ class _Listen(TorchDispatchMode):
         self.calls = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in READS or function in COPIES:
+        if function in READS:
             raise RuntimeError(f"{function} can't be recorded")
         result = function(*args, **(kwargs or {}))
         self.calls.append((function, args, kwargs or {}, result))
@@ -26,23 +28,25 @@ class _Listen(TorchDispatchMode):
 class Tape:
     """A recording is a list of calls; tensors that none of them made are those of the surroundings, by identity.
 
-    Recording runs the calls, as a CUDA graph's does not, so `state` (tensors) and the random state are put back after it.
+    Recording runs the calls, as a CUDA graph's does not, so the state of `step` and the random state are put back after it.
     """
 
-    def __init__(self, state):
-        self.state, self.n_run, self.n_replayed = state, 0, 0
+    def __init__(self, step):
+        self.step, self.n_run, self.n_replayed = step, 0, 0
+
+    def state(self):
+        return graphs._state(self.step)[1]
 
     def run(self, function):
         self.n_run += 1
         return function()
 
     def record(self, function):
-        before, random = [t.detach().clone() for t in self.state()], torch.get_rng_state()
-        with _Listen() as tape:
+        before = [t.detach().clone() for t in self.state()]
+        with torch.random.fork_rng(devices=[]), _Listen() as tape:
             outputs = function()
         for t, value in zip(self.state(), before, strict=True):
             t.detach().copy_(value)
-        torch.set_rng_state(random)
 
         @torch.no_grad()
         def replay():
@@ -50,18 +54,10 @@ class Tape:
             made = {}  # id of a recorded tensor -> today's; the tape keeps the recorded ones alive
             for call, args, kwargs, result in tape.calls:
                 args, kwargs = tree_map_only(Tensor, lambda t: made.get(id(t), t), (args, kwargs))  # noqa: B023
-                again = call(*args, **kwargs)
-                pair(result, again, made)
+                again = call(*args, **kwargs)  # a result that is an argument (in place) is itself
+                pairs = zip(tree_leaves(result), tree_leaves(again), strict=True)
+                made |= {id(recorded): new for recorded, new in pairs if isinstance(recorded, Tensor)}
             for output in outputs.values():
                 output.copy_(made[id(output)])
 
         return outputs, replay
-
-
-def pair(recorded, again, made):
-    """Note for each recorded tensor which one the replay made; a result that is an argument (in place) is itself."""
-    if isinstance(recorded, Tensor):
-        made[id(recorded)] = again
-    elif isinstance(recorded, list | tuple):
-        for r, a in zip(recorded, again, strict=True):
-            pair(r, a, made)

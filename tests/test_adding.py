@@ -50,31 +50,15 @@ def blocks(section):
 
 
 def put(root, kind, file, text):
+    """A block's lines: new ones at the file's end, a diff's in the place of the old ones, which must stand there once."""
     path = root / file
-    if kind == "diff":
-        lines = text.splitlines(keepends=True)
-        old, new = ("".join(line[1:] for line in lines if line[0] in which) for which in (" -", " +"))
-        source = path.read_text(encoding="utf-8")
-        assert source.count(old) == 1, f"{file} does not have once: {old}"
-        path.write_text(source.replace(old, new), encoding="utf-8")
-    else:
-        with open(path, "a", encoding="utf-8") as out:
-            out.write(text)
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A copy of the repository with all four additions."""
-    root = tmp_path_factory.mktemp("copy")
-    for part in ("agelib", "suite", "config"):
-        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("data/README.md", "tests/test_age.py"):
-        (root / file).parent.mkdir()
-        shutil.copy(ROOT / file, root / file)
-    for section in SECTIONS.values():
-        for block in blocks(section):
-            put(root, *block)
-    return root
+    if kind != "diff":
+        path.write_text((path.read_text(encoding="utf-8") if path.exists() else "") + text, encoding="utf-8")
+        return
+    old, new = ("".join(line[1:] for line in text.splitlines(keepends=True) if line[0] in which) for which in (" -", " +"))
+    source = path.read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{file} does not have once: {old}"
+    path.write_text(source.replace(old, new), encoding="utf-8")
 
 
 @pytest.mark.parametrize("what", N_FILES)
@@ -84,12 +68,18 @@ def test_an_addition_touches_so_few_files_and_the_page_names_them(what):
     assert [file for file in touched if not (ROOT / file).exists()] == ["agelib/rivals/ae.py"] * (what == "a rival")
 
 
-def test_what_the_page_adds_can_be_used_at_once(copy):
-    env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", USE], cwd=copy, env=env, capture_output=True, text=True)
+def test_what_the_page_adds_can_be_used_at_once(tmp_path):
+    for part in ("agelib", "suite", "config"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("data/README.md", "tests/test_age.py"):
+        (tmp_path / file).parent.mkdir()
+        shutil.copy(ROOT / file, tmp_path / file)
+    for block in (block for section in SECTIONS.values() for block in blocks(section)):
+        put(tmp_path, *block)
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == {
+    assert json.loads(done.stdout.splitlines()[-1]) == {
         "label": "Autoencoder", "n_steps": 8, "made": [3, 3, 32, 32], "stabilisers": "noise 0.1 on what e sees",
         "again": [2, 3, 32, 32], "features": [2, 16 * (4 + 8 + 16) + 5], "kl": pytest.approx(0.1591, abs=2e-4),
         "cifar100": True, "full": "full", "age": ["ok", "gradients clipped at 1"],

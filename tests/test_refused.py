@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import agelib
 from agelib import data
@@ -59,10 +60,18 @@ def fifo(path):
 
 
 def weights(change, path):
-    """The model's file after `change` (tensors by network, about, facts), its checksum right."""
+    """The model's file after `change` (tensors, about, facts), its checksum right."""
     content = load_model(path)
     change(*content)
     save_model(path, *content)
+
+
+def about(**new):
+    return partial(weights, lambda tensors, about, facts: about.update(new))
+
+
+def foreign(path, metadata):
+    save_file({"w": torch.ones(2)}, path, metadata)
 
 
 def newest(key, value, path):
@@ -74,6 +83,10 @@ def newest(key, value, path):
 
 def states(*entries):
     return [(partial(newest, key, value), f"step-000000009-.*{told}") for key, value, told in entries]
+
+
+def in_weights(*entries):
+    return [(how, f"model.safetensors: .*{told}") for how, told in entries]
 
 
 def load(name):
@@ -100,17 +113,32 @@ CASES = [  # what the user does, the exception, the file spoilt: [(how, what is 
         (fifo, "a.yaml: not a plain file"), (DEEP, "a.yaml: "), (f"{HEAD}runs: {{1: {RUN}}}", "a.yaml: runs.1: .*1"),
         (f"<<: 3\n{HEAD}", "a.yaml: .*mapping"), (f"{HEAD}runs: {{{'a' * 99}: {RUN}}}", "a.yaml: runs.aaa.*at most 80"),
         (f"{HEAD}runs: {{a: {RUN}}}\n---\nb: 1", "a.yaml: .*document"), (f"{HEAD}threads: -1", "a.yaml: .*threads.*-1")]),
-    (lambda place: agelib.load(place / "model", "cpu"), CheckpointError, WEIGHTS, [
-        (partial(weights, lambda _, about, f: about.update(shape=[3, 32, 32, 32])), r"tensors: .*\(3, 32, 32, 32\)"),
-        (partial(weights, lambda _, a, facts: facts.update(seconds="x")), "model.safetensors: .*seconds is 'x'"),
-        (partial(weights, lambda nets, *_: nets.update(q={"x": torch.ones(1)})), "model.safetensors: .*networks q"),
-        (partial(weights, lambda nets, *_: nets["g"]["layers.0.weight"].fill_(NAN)), "tensors: not finite: g.layers.0")]),
-    (partial(train, folder="model"), CheckpointError, WEIGHTS, [(fifo, "safetensors: not a"), ("x", "safetensors: ")]),
+    (lambda place: agelib.load(place / "model", "cpu"), CheckpointError, WEIGHTS, in_weights(
+        (about(method="dcgan"), "unknown method 'dcgan'; valid: age"), (about(method="classifier"), "'classifier'"),
+        (about(method=["age"]), r"method \['age'\]"), (about(config={"tau": 1}), "setting tau"), (about(config=7), "int"),
+        (about(config={"M": -4}), "M must be at least 1, is -4"), (about(config={"M": 3, "width": 5}), "size mismatch"),
+        (about(shape=[3]), r"\(3,\)"), (about(shape=[3, 32, 32, 32]), r"\(3, 32, 32, 32\)"), (about(shape=3), "TypeError"),
+        (about(shape=[3, 48, 48]), "no network for 48x48"), (about(precision=3), "precision is 3"),
+        (partial(weights, lambda _, a, facts: facts.clear()), "'step'"), (partial(foreign, metadata=None), "'about'"),
+        (partial(weights, lambda _, a, facts: facts.update(step="4")), "step is '4'"),
+        (partial(weights, lambda _, a, facts: facts.update(seconds="x")), "seconds is 'x'"),
+        (partial(weights, lambda tensors, *_: tensors.update({"d.x": torch.ones(1)})), "Unexpected key.*d.x"),
+        (partial(weights, lambda tensors, *_: tensors.update({"g.x": torch.ones(1)})), "Unexpected key.*g.x"),
+        (partial(weights, lambda tensors, *_: tensors.pop("g.layers.0.weight")), "Missing key.*g.layers.0.weight"),
+        (partial(weights, lambda tensors, *_: tensors["g.layers.0.weight"].fill_(NAN)), "not finite: g.layers.0.weight"),
+        (partial(foreign, metadata={"about": "{", "facts": "{}", "checksum": "0"}), "JSONDecodeError"),
+        (partial(foreign, metadata={"about": "[]", "facts": "{}", "checksum": "0"}), r"about is \[\]"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ""), ("", ""), (partial(torch.save, {"a": 1}), ""))),
+    (partial(train, folder="model"), CheckpointError, WEIGHTS, in_weights((fifo, "not a"), ("x", ""),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"), "damaged, its tensors do not have the checksum"))),
     (lambda place: agelib.load(place / "model", "cpu").history, CheckpointError, "model/history.csv", [
         ("step\nx\n", "history.csv: .*'x'"), (b"\xff", "history.csv: .*0xff"), ("stage\na\n", "history.csv: .*no step")]),
     (partial(train, folder="model"), CheckpointError, "model", states(
-        ("step", "x", "step is 'x'"), ("step", -1, "step is -1"), ("seconds", [1], r"seconds is \[1\]"),
-        ("random", {}, "torch"), ("modules", {"g": {}}, "Missing key"), ("optimizers", None, "optimizers"))),
+        ("step", "x", "step is 'x'"), ("step", -1, "step is -1"), ("step", 99, "step is 99 of 4"), ("step", None, "'step'"),
+        ("seconds", [1], r"seconds is \[1\]"), ("rows", "x", "rows is 'x'"), ("rows", None, "'rows'"),
+        ("config", 7, "'int'"), ("names", None, "'names'"), ("random", {}, "torch"), ("random", 7, "TypeError"),
+        ("modules", {}, "'g'"), ("modules", {"g": {"x": torch.ones(1)}}, "Missing key"),
+        ("optimizers", None, "optimizers"), ("optimizers", {"g": {}, "e": {}}, "KeyError"))),
     (lambda place: ais.forward(*CHAINS, folder=place / "ais"), CheckpointError, "ais/block-0000", states(
         ("z", None, "'z'"), ("log_w", "x", "'str'"), ("t", 99, "range"), ("random", 7, "int"), ("identity", [1], ""))),
     (lambda place: tables.read_paper_numbers(place / "p.csv"), ValueError, "p.csv", [("", "p.csv: "), (b"\xff", "p.csv: ")]),
@@ -122,10 +150,10 @@ CASES = [  # what the user does, the exception, the file spoilt: [(how, what is 
         ({"age": {"method": [1]}}, r"run a: age: .*\[1\]"), ({"finetune": {"nonsense": 1}}, "run a: finetune: .*nonsense"),
         ({"rivals": {"a/b": {}}}, "run a: rivals: 'a/b' is no label"), ({"age": "none"}, "run a: .*recipe 'none'")]),
     (train, (ValueError, OSError), None, [
-        ({"M": HUGE}, f"M must be below .*{HUGE}"), ({"device": "cuda:64"}, "'cuda:64'"), ({"images": X[:, :2]}, "got 2"),
-        ({"folder": "plain/x"}, "plain"), ({"start": "no"}, "no/model")]),
-    (partial(train, folder="model"), fit.ConfigMismatch, None, [
-        ({"seed": 7}, "model.safetensors: .*seed was 0, is 7"), ({"images": X[::-1]}, "model.safetensors: .*data was")]),
+        ({"folder": "plain/x"}, "plain"), ({"start": "no"}, "no/model.safetensors: there is no trained model")]),
+    (partial(train, folder="model"), fit.ConfigMismatch, None, in_weights(
+        ({"seed": 7}, "seed was 0, is 7"), ({"images": X[::-1]}, "data was"), ({"M": 5}, "config.M was 3, is 5"),
+        ({"images": X[:8]}, "n_images was 16, is 8"))),
     (lambda _, **p: mnist_likelihood.checked(SimpleNamespace(**LIKELY | {"device": "cpu"} | p)), ValueError, None, [
         ({"variances": [0]}, "variance .*0"), ({"variances": []}, "variance"), ({"convergence": {}}, "convergence .*{}"),
         ({"convergence": {"distributions": [1], "images": 2}}, "distributions .*1"), ({"search": {"chain": 1}}, "chain"),

@@ -13,10 +13,9 @@ FILES = ("notebook.ipynb", "notebook.html", "metrics.json", "config.json", "hist
 
 def test_the_smoke_profile_runs_every_notebook(tmp_path):
     env = os.environ | {"VIRTUAL_ENV": sys.prefix, "AGELIB_RESULTS": str(tmp_path)}
-    command = [ROOT / "run_all.sh", "--profile", "smoke"]
+    command, smoke = [ROOT / "run_all.sh", "--profile", "smoke"], tmp_path / "smoke"
     result = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=3000)
     assert result.returncode == 0, result.stdout + result.stderr
-    smoke = tmp_path / "smoke"
     assert {path.name for path in smoke.iterdir() if path.is_dir()} == RUNS and (smoke / "index.html").is_file()
     metrics = {run: json.loads((smoke / run / "metrics.json").read_text()) for run in RUNS}
 

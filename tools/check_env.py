@@ -4,9 +4,9 @@
 Reads package metadata only and imports none of the packages: a fraction of a second, and it works in a bare Python.
 """
 
-import importlib.metadata
 import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 try:
     import tomllib
@@ -18,27 +18,21 @@ except ImportError as error:
 
 
 def problems(pyproject: str, installed: bool) -> list[str]:
-    """One line for each unmet requirement of the file `pyproject`; empty when everything fits."""
     with open(pyproject, "rb") as file:
         project = tomllib.load(file)["project"]
+    asked = {"Python": (platform.python_version(), SpecifierSet(project["requires-python"]))}
     found = []
-    if platform.python_version() not in SpecifierSet(project["requires-python"], prereleases=True):
-        found.append(f"  Python is {platform.python_version()}, needed is {project['requires-python']}")
-    for text in project["dependencies"] + [project["name"]] * installed:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate():
-            continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"  lacks {text}")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            found.append(f"  {requirement.name} is {version}, needed is {requirement.specifier}")
-    return found
+    for requirement in map(Requirement, project["dependencies"] + [project["name"]] * installed):
+        if requirement.marker is None or requirement.marker.evaluate():
+            try:
+                asked[requirement.name] = version(requirement.name), requirement.specifier
+            except PackageNotFoundError:
+                found.append(f"  lacks {requirement}")
+    odd = ((name, has, needed) for name, (has, needed) in asked.items() if not needed.contains(has, prereleases=True))
+    return [f"  {name} is {has}, needed is {needed}" for name, has, needed in odd] + found
 
 
 if __name__ == "__main__":
     lines = problems(sys.argv[1], "--installed" in sys.argv[2:])
-    print("\n".join(lines), end="\n" if lines else "")
-    sys.exit(1 if lines else 0)
+    print(*lines, sep="\n", end="\n" * bool(lines))
+    sys.exit(bool(lines))

@@ -111,7 +111,7 @@ def train(
     net.to(device, memory_format=torch.channels_last)
     about = {"method": "classifier", "config": asdict(cfg), "shape": list(images.shape[1:]), "n_classes": n_classes}
     fit(make_step(net, cfg), (images, y), folder, schedule, about=about, stage="classifier")
-    net.load_state_dict(checkpoint.load_model(Path(folder) / MODEL)[0]["net"])
+    nn.ModuleDict({"net": net}).load_state_dict(checkpoint.load_model(Path(folder) / MODEL)[0])
     return net.eval().requires_grad_(False)
 
 

@@ -7,17 +7,16 @@ import hashlib
 import io
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+_FILES = f"step-{'[0-9]' * 9}-{'[0-9a-f]' * 16}.pt"
 
 
 class CheckpointError(RuntimeError):
@@ -34,20 +33,18 @@ def write_bytes(path: Path, data: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(aside, path)
-    except BaseException:
+    finally:
         aside.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):
-        with contextlib.suppress(OSError):
-            fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    with contextlib.suppress(OSError):  # where the system opens folders, the rename is flushed too
+        fd = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def write_json(path: Path, content) -> None:
-    """`write_bytes` of indented JSON; not-a-number values are refused, since JSON has none."""
+    """`write_bytes` of indented JSON; ValueError for a number that is not finite, since JSON has none."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -58,82 +55,70 @@ def save(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
     data = buffer.getvalue()
     path = folder / f"step-{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
     write_bytes(path, data)
-    for old in list_files(folder)[:-keep]:
-        if old != path:
-            old.unlink(missing_ok=True)
+    for old in {*list_files(folder)[:-keep]} - {path}:
+        old.unlink(missing_ok=True)
     return path
 
 
 def list_files(folder: Path) -> list[Path]:
     """Checkpoints in `folder`, oldest step first; half-written temporaries are not among them."""
-    return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
-
-
-def read(path: Path) -> dict:
-    """The state in one checkpoint, on the CPU. Raises CheckpointError if bytes and name disagree or it does not load."""
-    _check_plain(path)
-    data = path.read_bytes()
-    match = _NAME.fullmatch(path.name)
-    if match and hashlib.sha256(data).hexdigest()[:16] != match.group(2):
-        raise CheckpointError(f"{path}: damaged, its content does not have the checksum in its name")
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: {short(error)}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a training")
-    return state
+    return sorted(path for path in folder.glob(_FILES) if path.is_file())
 
 
 def read_latest(folder: Path) -> tuple[dict, Path] | None:
-    """The newest usable checkpoint and its path; None if there is none. Each damaged file is named in a warning; if
-    files exist and none is usable, CheckpointError."""
+    """The state in the newest usable checkpoint, on the CPU, and its path; None if there is none. Each damaged file is named
+    in a warning; where all are damaged, CheckpointError."""
     files = list_files(folder)
     for path in reversed(files):
         try:
-            return read(path), path
-        except CheckpointError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", RuntimeWarning, stacklevel=2)
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest()[:16] != path.stem[-16:]:
+                raise ValueError("it does not have the checksum in its name")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), path
+        except Exception as error:
+            warnings.warn(f"{path}: damaged: {short(error)}; using the one before it", RuntimeWarning, stacklevel=2)
     if files:
         raise CheckpointError(f"{folder}: none of its {len(files)} checkpoints is usable; remove them to start again")
     return None
 
 
-def save_model(path: Path, modules: Mapping[str, Mapping[str, Tensor]], about: dict, facts: dict) -> None:
-    """Write finished weights, {network: {parameter: tensor}}, as safetensors, crash-safe like `write_bytes`.
+def save_model(path: Path, tensors: Mapping[str, Tensor], about: dict, facts: dict) -> None:
+    """Write finished weights, {"network.parameter": tensor}, as safetensors, crash-safe like `write_bytes`.
 
     The metadata hold `about` (what was trained, plain values), `facts` (how it went) and a checksum of the tensors.
     """
-    tensors = {f"{m}.{k}": v.detach().cpu().contiguous() for m, state in modules.items() for k, v in state.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"about": json.dumps(about), "facts": json.dumps(facts), "checksum": checksum(tensors)}
     write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
-def model_about(path: Path) -> tuple[dict, dict]:
-    """(about, facts) of a file that `save_model` wrote; its tensors are not read. Raises CheckpointError naming the file."""
-    return _metadata(path)[:2]
-
-
-def load_model(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict, dict]:
-    """({network: {parameter: tensor}} on the CPU, about, facts) of a file that `save_model` wrote.
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict, dict]:
+    """({"network.parameter": tensor} on the CPU, about, facts) of a file that `save_model` wrote.
 
     Raises CheckpointError naming the file if it can't be read, is no such file, does not have its own checksum, or holds
     values that are not finite.
     """
-    about, facts, expected = _metadata(path)
+    if not path.is_file():  # opening a fifo would wait for ever
+        raise CheckpointError(f"{path}: not a plain file")
     try:
-        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        plain = {key: json.loads(metadata[key]) for key in ("about", "facts")}
+        check_kinds(plain, about=dict, facts=dict)
+        expected = metadata["checksum"]
     except Exception as error:
-        raise CheckpointError(f"{path}: {short(error)}") from error
+        raise CheckpointError(f"{path}: not a trained model of this library: {short(error)}") from error
     if checksum(tensors) != expected:
         raise CheckpointError(f"{path}: damaged, its tensors do not have the checksum in its metadata")
-    if odd := [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise CheckpointError(f"{path}: not finite: {odd[0]}")
-    modules: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        module, _, name = key.partition(".")
-        modules.setdefault(module, {})[name] = value
-    return modules, about, facts
+    if bad := not_finite(tensors):
+        raise CheckpointError(f"{path}: not finite: {bad[0]}")
+    return tensors, plain["about"], plain["facts"]
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that hold a value that is not finite."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -146,33 +131,14 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _metadata(path: Path) -> tuple[dict, dict, str]:
-    _check_plain(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        about, facts, expected = json.loads(metadata["about"]), json.loads(metadata["facts"]), metadata["checksum"]
-    except KeyError as error:
-        raise CheckpointError(f"{path}: not a trained model of this library, its metadata have no {error}") from None
-    except Exception as error:
-        raise CheckpointError(f"{path}: {short(error)}") from error
-    if not isinstance(about, dict) or not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: not a trained model of this library, its metadata are not what it writes")
-    return about, facts, expected
-
-
-def _check_plain(path: Path) -> None:
-    if not path.is_file():  # opening a fifo would wait for ever
-        raise CheckpointError(f"{path}: {'not a plain file' if path.exists() else 'no such file'}")
+def check_kinds(values: Mapping, **kinds: type | UnionType) -> None:
+    """TypeError naming the first of `values` that is not of its kind; KeyError for one that is missing."""
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name} is {values[name]!r}")
 
 
 def short(error: Exception) -> str:
     """An error's kind and the first two lines of what it says, as one line."""
     said = " ".join(line.strip() for line in str(error).splitlines()[:2])
     return f"{type(error).__name__}: {said[:300]}"
-
-
-def clean(folder: Path) -> None:
-    """Remove what killed writers left half-written in `folder`; only for who holds the folder's lock."""
-    for left in folder.glob(".*.part"):
-        left.unlink(missing_ok=True)

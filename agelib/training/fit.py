@@ -15,16 +15,19 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from agelib.images import to_float
 from agelib.training import checkpoint, graphs
+from agelib.training.hardware import device_name
 from agelib.training.progress import Progress
 from agelib.training.step import Step, check_config
 
@@ -78,7 +81,7 @@ class Schedule:
 class Batches:
     """A set of uint8 images on the device, and shuffled float batches of it; no worker processes.
 
-    data: images (N, C, H, W) uint8, array or tensor, or (images, labels (N,) whole numbers); moved to `device` once.
+    data: images (N, C, H, W) uint8, or (images, labels (N,) whole numbers); moved to `device` once.
     batch(step) -> (x,) or (x, labels): float32 (n B, C, H, W) in [-1, 1], channels_last. Each epoch visits floor(N/B) * B
     images in an order fixed by (seed, epoch); the rest is dropped, as the released loader does. n: batches at once, each
     from an order of its own.
@@ -86,11 +89,7 @@ class Batches:
 
     def __init__(self, data, batch_size: int, *, seed: int, device="cpu", flip: bool = False, n: int = 1):
         images, *labels = data if isinstance(data, tuple) else (data,)
-        images = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))  # maps are read-only
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-        if not 1 <= batch_size <= len(images):
-            raise ValueError(f"batch_size must be from 1 to the number of images, {len(images)}; got {batch_size}")
+        images = torch.from_numpy(np.array(images))  # maps are read-only
         self.images = images.to(device).contiguous(memory_format=torch.channels_last)
         self.labels = [torch.from_numpy(np.asarray(y).astype(np.int64)).to(device) for y in labels]
         if any(y.shape != images.shape[:1] for y in self.labels):
@@ -107,7 +106,7 @@ class Batches:
             orders = torch.stack([torch.randperm(len(self.images), generator=draw) for _ in range(self.n)])
             self._epoch, self._order = epoch, orders.to(self.images.device)
         ids = self._order[:, i * self.batch_size : (i + 1) * self.batch_size].flatten()
-        x = self.images[ids].to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1.0)
+        x = to_float(self.images[ids], self.images.device)
         if self.flip:
             mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(3), x)
@@ -122,12 +121,10 @@ def fingerprint(*arrays) -> str:
         array = np.ascontiguousarray(array.cpu().numpy() if isinstance(array, Tensor) else array)
         digest.update(f"{array.shape} {array.dtype.str};".encode())
         flat = array.reshape(-1).view(np.uint8)
-        if flat.size <= _HASHED:
-            digest.update(flat)
-        else:
-            piece = _HASHED // 1024
-            for start in np.linspace(0, flat.size - piece, 1024, dtype=np.int64):
-                digest.update(flat[start : start + piece])
+        size = min(flat.size, _HASHED // 1024)
+        starts = np.linspace(0, flat.size - size, 1024, dtype=np.int64)
+        for piece in [flat] if flat.size <= _HASHED else (flat[start : start + size] for start in starts):
+            digest.update(piece)
     return digest.hexdigest()[:16]
 
 
@@ -136,16 +133,14 @@ def held(folder: Path, doing: str) -> Iterator[Path]:
     """`folder`, made, held by this process alone while it is `doing` something, and free of what killed writers left there;
     Busy where another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        lock = filelock.FileLock(folder / ".lock", timeout=0).acquire()
     except filelock.Timeout:
         raise Busy(f"{folder}: another process is {doing} here; wait for it, or stop it") from None
-    try:
-        checkpoint.clean(folder)
+    with lock:
+        for left in [*folder.glob(".*.part"), *(folder / SNAPSHOTS).glob(".*.part")]:
+            left.unlink(missing_ok=True)
         yield folder
-    finally:
-        lock.release()
 
 
 def fit(
@@ -156,27 +151,26 @@ def fit(
 
     data: uint8 images (N, C, H, W) or (images, labels). about: what is trained, plain values; with the schedule and the
     data's fingerprint it says whether the folder holds this training; defaults: what counts where an older file's `about`
-    has no such key. history: rows of earlier stages, put before this one's, whose steps, epochs and seconds count on from
-    them. The folder holds in the end MODEL (all modules, see `checkpoint.save_model`), HISTORY (a row for `log_every`
-    iterations: stage, step, epoch, seconds, the mean of each loss), and SNAPSHOTS/. The global random state is as before
-    afterwards. Raises Busy, Diverged, ConfigMismatch, checkpoint.CheckpointError, or ValueError.
+    has no such key. history: rows of earlier stages, put before this one's, which count on from them. The folder holds in
+    the end MODEL (all modules, see `checkpoint.save_model`), HISTORY (a row for `log_every` iterations: stage, step, epoch,
+    seconds, the mean of each loss), and SNAPSHOTS/. The global random state is as before afterwards. Raises Busy, Diverged,
+    ConfigMismatch, checkpoint.CheckpointError, or ValueError.
     """
     arrays = data if isinstance(data, tuple) else (data,)
     n_steps, n_epochs = schedule.length(len(arrays[0]))
-    kept = ("batch_size", "flip", "seed")
-    identity = about | {"n_steps": n_steps, "n_epochs": n_epochs} | {k: v for k, v in asdict(schedule).items() if k in kept}
+    identity = about | {"n_steps": n_steps, "n_epochs": n_epochs}
+    identity |= {key: getattr(schedule, key) for key in ("batch_size", "flip", "seed")}
     identity |= {"n_images": len(arrays[0]), "data": fingerprint(*arrays), "precision": step.precision}
     with held(Path(folder), "training") as folder:
-        checkpoint.clean(folder / SNAPSHOTS)
         if (folder / MODEL).exists():
-            _compare(folder / MODEL, checkpoint.model_about(folder / MODEL)[0], identity, defaults)
+            _compare(folder / MODEL, checkpoint.load_model(folder / MODEL)[1], identity, defaults)
             return
         states = _random_states()
         try:
             device = next(next(iter(step.modules.values())).parameters()).device
             drawn = {"seed": schedule.seed, "flip": schedule.flip, "n": step.n_batches}
             batches = Batches(data, schedule.batch_size, device=device, **drawn)
-            loop = _Loop(step, batches, folder, schedule, n_steps, n_epochs, identity, list(history), stage)
+            loop = _Loop(step, batches, folder, schedule, identity, list(history), stage)
             loop.restore(defaults)
             loop.run()
         finally:
@@ -184,157 +178,134 @@ def fit(
 
 
 class _Loop:
-    def __init__(self, step, data, folder: Path, schedule: Schedule, n_steps, n_epochs, identity, rows, stage):
-        self.step, self.data, self.folder, self.schedule, self.stage = step, data, folder, schedule, stage
-        self.n_steps, self.n_epochs, self.identity, self.rows = n_steps, n_epochs, identity, rows
-        self.first_row = len(rows)
-        self.before = {k: rows[-1][k] if rows else 0 for k in ("step", "epoch", "seconds")}
-        self.done, self.seconds, self.sums, self.count = 0, 0.0, None, 0
-        self.names: list[str] = []
-        self.last_good: Path | None = None
-        every = n_steps // schedule.snapshots if schedule.snapshots else 0
-        self.snapshot_every = max(1, every) if schedule.snapshots else 0
+    """A training on its way. `now`: what a checkpoint keeps of it beside weights and random states; sums: of the losses
+    `names` over the `count` iterations since the last row."""
 
-    # ---- state ----
+    def __init__(self, step: Step, data: Batches, folder: Path, schedule: Schedule, identity, history, stage):
+        self.step, self.data, self.folder, self.schedule, self.stage = step, data, folder, schedule, stage
+        self.identity, self.history, self.n_steps = identity, history, identity["n_steps"]
+        self.modules, self.device = nn.ModuleDict(step.modules), data.images.device
+        self.before = history[-1] if history else {"step": 0, "epoch": 0, "seconds": 0}
+        self.now = SimpleNamespace(step=0, seconds=0.0, names=[], rows=[], count=0, sums=None)
+        self.kept = "no checkpoint yet"
+
     def restore(self, defaults: dict | None) -> None:
         found = checkpoint.read_latest(self.folder)
         if found is None:
-            torch.manual_seed(self.schedule.seed)
-            np.random.seed(self.schedule.seed)
-            random.seed(self.schedule.seed)
+            for seed in (torch.manual_seed, np.random.seed, random.seed):
+                seed(self.schedule.seed)
             return
         state, path = found
         try:
             _compare(path, state["config"], self.identity, defaults)
-            if state["threads"] != torch.get_num_threads() and self.data.images.device.type == "cpu":
-                was, now = state["threads"], torch.get_num_threads()
-                warnings.warn(f"{path}: made with {was} threads, now {now}: last bits may differ", stacklevel=4)
-            for name, module in self.step.modules.items():
+            checkpoint.check_kinds(state, step=int, seconds=int | float, names=list, rows=list, count=int)
+            if not 0 <= state["step"] <= self.n_steps:
+                raise ValueError(f"step is {state['step']} of {self.n_steps}")
+            was, threads = state["threads"], torch.get_num_threads()
+            if was != threads and self.device.type == "cpu":
+                warnings.warn(f"{path}: made with {was} threads, now {threads}: last bits may differ", stacklevel=4)
+            for name, module in self.modules.items():
                 module.load_state_dict(state["modules"][name])
             for name in self.step.optimizers:
                 self.step.load_optimizer(name, state["optimizers"][name])
-            kinds = {"step": int, "seconds": int | float, "names": list, "rows": list, "count": int}
-            if odd := [f"{key} is {state[key]!r}" for key, kind in kinds.items() if not isinstance(state[key], kind)]:
-                raise TypeError(odd[0])
-            if not 0 <= state["step"] <= self.n_steps:
-                raise ValueError(f"step is {state['step']} of {self.n_steps}")
-            self.done, self.seconds, self.names = state["step"], state["seconds"], state["names"]
-            self.rows[self.first_row :] = state["rows"]
-            self.count, self.sums = state["count"], state["sums"]
-            if self.sums is not None:
-                self.sums = self.sums.to(self.data.images.device)
+            self.now = SimpleNamespace(**{key: state[key] for key in vars(self.now)})
+            self.now.sums = None if state["sums"] is None else state["sums"].to(self.device)
             _set_random_states(state["random"])
         except ConfigMismatch:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        except Exception as error:
             raise checkpoint.CheckpointError(f"{path}: not a checkpoint of this form: {checkpoint.short(error)}") from error
-        self.last_good = path
+        self.kept = f"last good checkpoint: {path.name}"
 
     def save(self) -> None:
-        self.check_finite()
+        self.check_losses()
         self.check_weights()
         state = {
             "config": self.identity,
-            "modules": self.states(),
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.step.optimizers.items()},
-            "step": self.done,
-            "seconds": self.seconds,
-            "names": self.names,
-            "rows": self.rows[self.first_row :],
-            "count": self.count,
-            "sums": self.sums,
+            **vars(self.now),
             "threads": torch.get_num_threads(),
             "random": _random_states(),
         }
-        self.last_good = checkpoint.save(self.folder, self.done, state)
-        write_history(self.folder / HISTORY, self.rows)
-
-    def states(self) -> dict[str, dict[str, Tensor]]:
-        return {name: module.state_dict() for name, module in self.step.modules.items()}
+        self.kept = f"last good checkpoint: {checkpoint.save(self.folder, self.now.step, state).name}"
+        write_history(self.folder / HISTORY, self.history + self.now.rows)
 
     def write(self, path: Path) -> None:
         """The weights as they are, with what is known of them."""
-        facts = {"step": self.before["step"] + self.done, "epoch": self.before["epoch"] + self.done / self.data.per_epoch}
-        facts |= {"seconds": round(self.before["seconds"] + self.seconds, 2), "device": device_name(self.data.images.device)}
-        facts |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        checkpoint.save_model(path, self.states(), self.identity, facts)
+        how = {"device": device_name(self.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        checkpoint.save_model(path, self.modules.state_dict(), self.identity, self.position() | how)
 
-    # ---- the loop ----
+    def position(self) -> dict:
+        """Where it is, earlier stages counted."""
+        at = {"step": self.now.step, "epoch": self.now.step / self.data.per_epoch, "seconds": self.now.seconds}
+        at = {key: self.before[key] + value for key, value in at.items()}
+        return at | {"seconds": round(at["seconds"], 2)}
+
     def run(self) -> None:
-        progress = Progress()
-        started, saved_at = time.monotonic() - self.seconds, time.monotonic()
-        iterate = graphs.replayed(self.step, self.data.images.device)
-        while self.done < self.n_steps:
-            self.step.set_lr(self.done / self.data.per_epoch, self.n_epochs)
-            logs = iterate(*self.data.batch(self.done))
-            self.done += 1
-            self.accumulate(logs)
-            self.seconds = time.monotonic() - started
-            if self.count == self.schedule.log_every or self.done == self.n_steps:
+        progress, now, snapshots = Progress(), self.now, self.schedule.snapshots
+        started, saved_at = time.monotonic() - now.seconds, time.monotonic()
+        iterate = graphs.replayed(self.step, self.device)
+        while now.step < self.n_steps:
+            self.step.set_lr(now.step / self.data.per_epoch, self.identity["n_epochs"])
+            self.take(iterate(*self.data.batch(now.step)))
+            now.seconds = time.monotonic() - started
+            if now.count == self.schedule.log_every or now.step == self.n_steps:
                 self.log()
-            if self.snapshot_every and self.done % self.snapshot_every == 0:
+            if snapshots and now.step % max(1, self.n_steps // snapshots) == 0:
                 self.check_weights()
-                self.write(self.folder / SNAPSHOTS / f"{self.done:09d}.safetensors")
-            progress.show(self.line)
-            if time.monotonic() - saved_at >= self.schedule.checkpoint_every_s and self.done < self.n_steps:
+                self.write(self.folder / SNAPSHOTS / f"{now.step:09d}.safetensors")
+            progress.show(self.line())
+            if time.monotonic() - saved_at >= self.schedule.checkpoint_every_s and now.step < self.n_steps:
                 self.save()
                 saved_at = time.monotonic()
         self.save()
         self.write(self.folder / MODEL)
         progress.done(self.line())
 
-    def accumulate(self, logs: dict[str, Tensor]) -> None:
-        values = torch.stack([value.detach().float() for value in logs.values()])
-        if self.sums is None:
-            self.names, self.sums = list(logs), torch.zeros_like(values)
-            self.count = 0
-        self.sums += values
-        self.count += 1
-        if values.device.type == "cpu":
-            self.check_finite()
+    def take(self, losses: dict[str, Tensor]) -> None:
+        """Count an iteration with its losses."""
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        self.now.names, self.now.sums = list(losses), values + (0 if self.now.sums is None else self.now.sums)
+        self.now.step, self.now.count = self.now.step + 1, self.now.count + 1
+        if self.device.type == "cpu":
+            self.check_losses()
 
-    def check_finite(self) -> None:
-        """A sum stays non-finite once a loss was: on a GPU this looks back up to `log_every` steps."""
-        if self.sums is None or bool(torch.isfinite(self.sums).all()):
-            return
-        bad = [name for name, ok in zip(self.names, torch.isfinite(self.sums).tolist(), strict=True) if not ok]
-        first = self.done - self.count + 1 if self.data.images.device.type != "cpu" else self.done
-        self.lost(f"step {self.done}" if first == self.done else f"steps {first} to {self.done}", bad)
+    def check_losses(self) -> None:
+        """Asked of the sums, which stay not finite once a loss was: on a GPU, which would wait, only once a row."""
+        sums = [] if self.now.sums is None else self.now.sums.tolist()
+        if bad := [name for name, value in zip(self.now.names, sums, strict=False) if not math.isfinite(value)]:
+            first, last = self.now.step - self.now.count + 1, self.now.step
+            self.lost(f"step {last}" if self.device.type == "cpu" else f"steps {first} to {last}", bad)
 
     def check_weights(self) -> None:
         """The last update may have spoilt weights whose loss nobody computes any more."""
-        tensors = [(f"{m}.{k}", v) for m, state in self.states().items() for k, v in state.items() if v.is_floating_point()]
-        finite = torch.stack([v.isfinite().all() for _, v in tensors])
-        if not bool(finite.all()):
-            bad = [name for (name, _), ok in zip(tensors, finite.tolist(), strict=True) if not ok]
-            shown = bad[:2] + ([f"{len(bad) - 2} more"] if len(bad) > 2 else [])
-            self.lost(f"step {self.done}", [f"weights {', '.join(shown)}"])
+        if bad := checkpoint.not_finite(self.modules.state_dict()):
+            more = [f"{len(bad) - 2} more"] if len(bad) > 2 else []
+            self.lost(f"step {self.now.step}", [f"weights {', '.join(bad[:2] + more)}"])
 
     def lost(self, where: str, what: list[str]) -> None:
-        kept = f"last good checkpoint: {self.last_good.name}" if self.last_good else "no checkpoint yet"
-        raise Diverged(f"{self.stage}: not finite at {where}: {', '.join(what)}; {kept}")
+        raise Diverged(f"{self.stage}: not finite at {where}: {', '.join(what)}; {self.kept}")
 
     def log(self) -> None:
-        self.check_finite()
-        means = (self.sums / self.count).tolist()
-        row = {"stage": self.stage, "step": self.before["step"] + self.done}
-        row |= {"epoch": round(self.before["epoch"] + self.done / self.data.per_epoch, 4)}
-        row |= {"seconds": round(self.before["seconds"] + self.seconds, 2)}
-        self.rows.append(row | {k: float(f"{v:.6g}") for k, v in zip(self.names, means, strict=True)})
-        self.sums, self.count = None, 0
+        self.check_losses()
+        at, means = self.position(), (self.now.sums / self.now.count).tolist()
+        row = {"stage": self.stage} | at | {"epoch": round(at["epoch"], 4)}
+        self.now.rows.append(row | {k: float(f"{v:.6g}") for k, v in zip(self.now.names, means, strict=True)})
+        self.now.sums, self.now.count = None, 0
 
     def line(self) -> str:
-        left = (self.n_steps - self.done) * self.seconds / max(self.done, 1)
-        eta = f", {left / 60:.0f} min left" if self.done < self.n_steps else ""
-        last = self.rows[-1] if len(self.rows) > self.first_row else {}
-        shown = "  ".join(f"{k} {last[k]:.3f}" for k in self.names if isinstance(last.get(k), float))
-        epochs, at = math.ceil(self.n_steps / self.data.per_epoch), self.done / self.data.per_epoch
-        return f"{self.folder.name}: step {self.done}/{self.n_steps} (epoch {at:.2f}/{epochs}){eta}  {shown}"
+        done, epochs = self.now.step, math.ceil(self.n_steps / self.data.per_epoch)
+        left = (self.n_steps - done) * self.now.seconds / max(done, 1)
+        eta = f", {left / 60:.0f} min left" if done < self.n_steps else ""
+        last = self.now.rows[-1] if self.now.rows else {}
+        shown = "  ".join(f"{name} {last[name]:.3f}" for name in self.now.names if name in last)
+        at = f"step {done}/{self.n_steps} (epoch {done / self.data.per_epoch:.2f}/{epochs})"
+        return f"{self.folder.name}: {at}{eta}  {shown}"
 
 
-def write_history(path: Path, rows: Iterable[dict]) -> None:
+def write_history(path: Path, rows: list[dict]) -> None:
     """Rows as CSV; columns are the union of their keys, in order of first appearance."""
-    rows = list(rows)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="")
     writer.writeheader()
@@ -346,9 +317,11 @@ def read_history(path: Path) -> list[dict]:
     """The rows of a history.csv, numbers as numbers; none where there is no such file. Raises checkpoint.CheckpointError."""
     if not path.is_file():
         return []
+    kinds = {"stage": str, "step": int}  # all others are floats
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [{k: _number(k, v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+            rows = [{key: text for key, text in row.items() if text not in ("", None)} for row in csv.DictReader(file)]
+        rows = [{key: kinds.get(key, float)(text) for key, text in row.items()} for row in rows]
         if rows and not {"step", "epoch", "seconds"} <= rows[-1].keys():
             raise ValueError("its last row has no step, epoch or seconds")
         return rows
@@ -356,51 +329,36 @@ def read_history(path: Path) -> list[dict]:
         raise checkpoint.CheckpointError(f"{path}: damaged: {checkpoint.short(error)}") from error
 
 
-def device_name(device: str | torch.device) -> str:
-    """"cpu", or "cuda: <the card's name>"."""
-    device = torch.device(device)
-    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def _number(key: str, text: str) -> str | int | float:
-    return text if key == "stage" else int(text) if key == "step" else float(text)
-
-
 def _compare(path: Path, old: dict, new: dict, defaults: dict | None) -> None:
     old, new = _flat(defaults or {}) | _flat(old), _flat(new)
-    keys = [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
-    if keys:
+    if keys := [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]:
         what = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in keys)
         remedy = "take another folder for it, or remove this one to train anew"
         raise ConfigMismatch(f"{path}: made with other settings: {what}; {remedy}")
 
 
-def _flat(config: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+def _flat(about: dict) -> dict:
+    """{"seed": 0, "config": {"M": 3}} -> {"seed": 0, "config.M": 3}; tuples are lists, as JSON gives them back."""
+    flat = {key: value for key, value in about.items() if key != "config"}
+    return flat | {f"config.{k}": list(v) if isinstance(v, tuple) else v for k, v in about.get("config", {}).items()}
 
 
 def _random_states() -> dict:
-    version, keys, position, has_gauss, cached = np.random.get_state()
-    python_version, python_state, gauss_next = random.getstate()
+    algorithm, keys, *rest = np.random.get_state()
+    version, state, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "python": [python_version, list(python_state), gauss_next],
+        "cuda": torch.cuda.get_rng_state_all(),  # [] without one
+        "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "python": [version, list(state), gauss_next],
     }
 
 
 def _set_random_states(states: dict) -> None:
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
+    if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
-    version, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    python_version, python_state, gauss_next = states["python"]
-    random.setstate((python_version, tuple(python_state), gauss_next))
+    algorithm, keys, *rest = states["numpy"]
+    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
+    version, state, gauss_next = states["python"]
+    random.setstate((version, tuple(state), gauss_next))

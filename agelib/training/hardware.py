@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import platform
-import sys
 import time
 
 import torch
 from torch import nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" is the first CUDA device, else the CPU; any other name is taken as it is. ValueError for what is none, or not
-    here."""
+    """"auto" is the first CUDA device, else the CPU. ValueError for a name that is no device, or of none that is here."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -41,16 +37,12 @@ def choose_precision(precision: str, device: torch.device | str) -> str:
     """"fp32" or "bf16"; "auto" takes bf16 where the hardware has it. Raises ValueError for any other word."""
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; valid: {', '.join(PRECISIONS)}")
-    if precision == "auto":
-        return "bf16" if bf16_in_hardware(device) else "fp32"
-    return precision
+    return precision if precision != "auto" else "bf16" if bf16_in_hardware(device) else "fp32"
 
 
-def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
     """The context for a network's forward pass; weights stay fp32, and losses belong outside it."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
@@ -69,6 +61,11 @@ def lr_on_device(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def device_name(device: torch.device) -> str:
+    """"cpu", or "cuda: <the card's name>"."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
 def clock(device: torch.device) -> float:
     """Seconds of a monotonic clock, read when `device` has done all that it was given."""
     if device.type == "cuda":
@@ -76,25 +73,15 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def keep_activations() -> bool:
-    """Keep freed activations in the process (glibc's mallopt), instead of unmapping and faulting them in again.
-
-    Activations here are tens of megabytes; by default each is mmapped and returned on every use. Returns False, and does
-    nothing, where the C library is not glibc.
-    """
-    return _mallopt(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
-
-
-def settle_default() -> bool:
-    """The thresholds that glibc's default adapts itself to with large blocks, 32 and 64 MiB: for comparisons only."""
-    return _mallopt(mmap_threshold=32 << 20, trim_threshold=64 << 20)
-
-
-def _mallopt(mmap_threshold: int, trim_threshold: int) -> bool:
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+def keep_activations(keep: bool = True) -> bool:
+    """Keep freed activations, tens of megabytes each, in the process (glibc's mallopt), instead of mapping memory anew on
+    every use. keep False: the thresholds that glibc's default adapts itself to with large blocks, for comparisons only.
+    Returns False, and does nothing, where the C library is not glibc."""
+    if platform.libc_ver()[0] != "glibc":
         return False
+    mmap_threshold, trim_threshold = (1 << 30, (1 << 31) - 1) if keep else (32 << 20, 64 << 20)  # bytes
     mallopt = ctypes.CDLL("libc.so.6").mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, mmap_threshold) and mallopt(_M_TRIM_THRESHOLD, trim_threshold))
+    return bool(mallopt(-3, mmap_threshold) and mallopt(-1, trim_threshold))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 keep_activations()  # once a process, before the first large tensor

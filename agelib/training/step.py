@@ -1,5 +1,4 @@
-"""What a method hands to the training loop: one update and the state that a checkpoint must hold; and what its Config is
-made of."""
+"""What a method hands to the training loop, its Step, and what its Config is made of."""
 
 from __future__ import annotations
 
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_KINDS = {"int": int, "float": int | float, "bool": bool, "str": str}
 
 
 @dataclass
@@ -32,7 +33,6 @@ class Step:
     lr_at: Callable[[float, float], float] | None = None
     precision: str = "fp32"
     n_batches: int = 1
-    _lr: float | None = field(default=None, init=False)
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         return self.update(*batch)
@@ -42,42 +42,24 @@ class Step:
         if self.lr_at is None:
             return
         lr = self.lr_at(epoch, n_epochs)
-        if lr == self._lr:  # on a GPU even a comparison with what is set there would wait for it
-            return
-        self._lr = lr
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                set_lr(group, lr)
+        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def load_optimizer(self, name: str, state: dict) -> None:
-        """Take up the state of an optimizer, made on any device; whether its lr is a tensor stays as it was made here."""
+        """Take up the state of an optimizer, made on any device; its learning rate stays the tensor or number it is here."""
         optimizer = self.optimizers[name]
-        made_here = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in optimizer.param_groups]
+        here = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
-        for group, made in zip(optimizer.param_groups, made_here, strict=True):
-            lr = float(group["lr"])
-            group |= made
-            set_lr(group, lr)
-
-
-def set_lr(group: dict, lr: float) -> None:
-    """Set the learning rate of an optimizer's parameter group, in place where it is a tensor."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+        for group, kept in zip(optimizer.param_groups, here, strict=True):
+            group |= kept
 
 
 def dropped(lr: float, epoch: float, drop_lr: int, factor: float = 0.5) -> float:
     """lr times `factor` at the start of every 0-based epoch with epoch % drop_lr == drop_lr - 1; drop_lr 0: never."""
     return lr * factor ** ((int(epoch) + 1) // drop_lr if drop_lr else 0)
-
-
-@torch.no_grad()
-def average_into(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * net, for parameters and floating-point buffers alike; others are copied."""
-    for a, b in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-        a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
 
 
 class Averages:
@@ -88,10 +70,13 @@ class Averages:
         self.nets, self.decays = nets, {name: decay for name, decay in decays.items() if decay}
         self.modules = {f"{name}_ema": copy.deepcopy(nets[name]).requires_grad_(False) for name in self.decays}
 
+    @torch.no_grad()
     def update(self) -> None:
-        """Take in the networks as they are now."""
+        """average <- decay * average + (1 - decay) * net, for parameters and floating-point buffers; others are copied."""
         for name, decay in self.decays.items():
-            average_into(self.modules[f"{name}_ema"], self.nets[name], decay)
+            average, net = (module.state_dict().values() for module in (self.modules[f"{name}_ema"], self.nets[name]))
+            for a, b in zip(average, net, strict=True):
+                a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
 
 
 def stabiliser(off: Any, says: str) -> Any:
@@ -125,31 +110,25 @@ def check_config(
 ) -> None:  # fmt: skip
     """ValueError naming field and value unless each value is of its field's kind, finite and, if whole, below 2**32, `above`
     and at `least` its bound, one of `shares` in [0, 1), one of `choices` of the valid ones. None passes where it may be."""
-    name = type(config).__name__
+    values, name = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, type(config).__name__
+
+    def must_be(words: str, field_name: str, holds: bool) -> None:
+        if not holds:
+            raise ValueError(f"{name}: {field_name} must be {words}, is {values[field_name]!r}")
+
     for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}: {f.name} must be finite, is {value}")
-        said = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
-        wanted = said.split(" | ")[0]
-        kinds = {"int": int, "float": int | float, "bool": bool, "str": str}
-        if value is not None and wanted in kinds:
-            if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted != "bool"):
-                raise ValueError(f"{name}: {f.name} must be {said}, is {value!r}")
-        elif value is None and "None" not in said:
-            raise ValueError(f"{name}: {f.name} must be {said}, is None")
-        if isinstance(value, int) and value >= 2**32:
-            raise ValueError(f"{name}: {f.name} must be below 2**32, is {value}")
-    for names, holds, words in (
-        (above or {}, lambda v, b: v > b, "above"),
-        (least or {}, lambda v, b: v >= b, "at least"),
-        ({n: 1 for n in shares}, lambda v, b: 0 <= v < b, "at least 0 and below"),
-    ):
-        for field_name, bound in names.items():
-            value = getattr(config, field_name)
-            if value is not None and not holds(value, bound):
-                raise ValueError(f"{name}: {field_name} must be {words} {bound:g}, is {value}")
-    for field_name, valid in (choices or {}).items():
-        if getattr(config, field_name) not in valid:
-            shown = ", ".join(str(v) for v in valid)
-            raise ValueError(f"{name}: unknown {field_name} {getattr(config, field_name)!r}; valid: {shown}")
+        said = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))  # "int", "int | None"
+        value, kind = values[f.name], _KINDS.get(said.split(" | ")[0], object)
+        must_be("finite", f.name, not isinstance(value, float) or math.isfinite(value))
+        of_kind = isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
+        must_be(said, f.name, "None" in said if value is None else of_kind)
+        must_be("below 2**32", f.name, not isinstance(value, int) or value < 2**32)
+    for key, bound in (above or {}).items():
+        must_be(f"above {bound:g}", key, values[key] is None or values[key] > bound)
+    for key, bound in (least or {}).items():
+        must_be(f"at least {bound:g}", key, values[key] is None or values[key] >= bound)
+    for key in shares:
+        must_be("at least 0 and below 1", key, values[key] is None or 0 <= values[key] < 1)
+    for key, valid in (choices or {}).items():
+        if values[key] not in valid:
+            raise ValueError(f"{name}: unknown {key} {values[key]!r}; valid: {', '.join(map(str, valid))}")

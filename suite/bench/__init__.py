@@ -5,6 +5,4 @@
     python -m suite.bench scores [--repeats N]       the SVM protocol and the classifier
 """
 
-from suite.bench.training import epoch_times
-
-__all__ = ["epoch_times"]
+from suite.bench.training import epoch_times as epoch_times

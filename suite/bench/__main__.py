@@ -1,7 +1,5 @@
 """python -m suite.bench [training | ais | scores] [--repeats N]"""
 
-from __future__ import annotations
-
 import argparse
 
 import torch
@@ -9,17 +7,10 @@ import torch
 from agelib.training import hardware
 from agelib.training.fit import device_name
 from suite.bench import __doc__ as about
-from suite.bench import ais, scores, training
+from suite.bench import judges, training
 from suite.run import environment
 
-REPORTS = {"training": training.report, "ais": ais.report, "scores": scores.report}
-
-
-def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """The best of ten products of square matrices, in TFLOP/s."""
-    n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    return 2 * n**3 / min(training.in_turn({"product": lambda: a @ b}, device, 10)["product"]) / 1e12
+REPORTS = {"training": training.report, "ais": judges.report_ais, "scores": judges.report_scores}
 
 
 def main() -> None:
@@ -33,7 +24,10 @@ def main() -> None:
     precision = hardware.choose_precision("auto", device)
     facts = environment(device_name(device), precision)
     print("machine:", ", ".join(f"{k} {facts[k]}" for k in ("device", "cpu", "cpu_capability", "threads", "torch")))
-    peaks = {name: matrix_peak(dtype, device) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    n, peaks = 8192 if device.type == "cuda" else 2048, {}
+    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        a, b = torch.randn(2, n, n, device=device).to(dtype)
+        peaks[name] = 2 * n**3 / min(training.in_turn({"product": lambda a=a, b=b: a @ b}, device, 10)["product"]) / 1e12
     print(f"matrix product: fp32 {peaks['fp32']:.2f} TFLOP/s, bf16 {peaks['bf16']:.2f} TFLOP/s; ours runs in {precision}")
     REPORTS[asked.what](device, peaks, precision, asked.repeats)
 

@@ -6,8 +6,6 @@ methods: their own update in fp32 and NCHW with that Adam and allocator. "Ours" 
 graph. Times are medians. The arithmetic is counted by torch's FlopCounterMode around one step of ours.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import statistics
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from agelib import conditional, losses, networks, sphere
+from agelib import color, conditional, losses, networks, sphere
 from agelib.model import METHODS
 from agelib.training import fit, graphs, hardware
 from agelib.training.step import Step
@@ -31,12 +29,16 @@ BATCH = 64
 AGE_M = {32: 128, 64: 64}  # the published M, by size in pixels
 CASES = [(method, size) for method, module in METHODS.items() for size in AGE_M if not hasattr(module, "given")]
 CASES.append(("conditional", 64))
-Calls = Mapping[str, Callable[[], object]]
 
 
 def config(method: str, size: int, **settings):
     """The method's published settings for images of `size`."""
     return METHODS[method].Config(**({"M": AGE_M[size]} if method == "age" else {}) | settings)
+
+
+def n_batches(method: str) -> int:
+    """How many mini-batches an iteration takes: of conditional AGE one for each of its updates."""
+    return 1 + config(method, 64).n_g_steps if method == "conditional" else 1
 
 
 def build(method: str, size: int, device: torch.device | str = "cpu", *, plain: bool = False) -> dict[str, nn.Module]:
@@ -50,79 +52,75 @@ def build(method: str, size: int, device: torch.device | str = "cpu", *, plain: 
             nets["e"].layers[-1] = nn.Sequential(nn.Conv2d(last.weight.shape[1], M, 4, 1, 0), nn.Flatten())
     if plain and method == "conditional":
         g = nets["g"]
-        g.forward = lambda z, L: torch.tanh(g.layers(torch.cat([L, z[:, :, None, None].expand(-1, -1, size, size)], 1)))
+        maps = lambda z, L: torch.cat([color.L_SCALE * (L + 1), z[:, :, None, None].expand(-1, -1, size, size)], 1)  # noqa: E731
+        g.forward = lambda z, L: g.layers(maps(z, L)) / color.AB_SCALE
     form = torch.contiguous_format if plain else torch.channels_last
     return {name: net.to(device, memory_format=form) for name, net in nets.items()}
 
 
 def plain_step(method: str, size: int, nets: dict[str, nn.Module]) -> Callable[[Tensor], object]:
-    """The plain way of `method` on the networks of `build(..., plain=True)`: for AGE the released iteration, without any of
-    this library's savings."""
+    """The plain way of `method` on the networks of `build(..., plain=True)`."""
     cfg = config(method, size, precision="fp32")
+
+    def adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+        return torch.optim.Adam(net.parameters(), lr, betas, foreach=False, fused=False)
+
     if method not in ("age", "conditional"):
-        with mock.patch.object(hardware, "adam", plain_adam):
+        with mock.patch.object(hardware, "adam", adam):
             return METHODS[method].make_step(nets, cfg)
     g, e, given = nets["g"], nets["e"], conditional.given if method == "conditional" else lambda x: (x,)
-    opt_g, opt_e = (plain_adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
+    opt_g, opt_e = (adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
 
     def update(batch: Tensor) -> None:
-        x, *c = given(batch)
+        (x, *c), *others = (given(part) for part in batch.chunk(n_batches(method)))
         e.zero_grad()
         ex = e(x, *c)
-        loss = losses.kl_released(ex) + cfg.mu * losses.recon_x_l1(g(ex, *c), x)
+        loss = losses.kl_released(ex)
+        if cfg.mu:
+            loss = loss + cfg.mu * losses.recon_x_l1(g(ex, *c), x)
         z = sphere.sample(len(x), cfg.M, device=x.device)
-        (loss - losses.kl_released(e(g(z, *c).detach(), *c))).backward()
+        (loss - cfg.kl_fake_weight * losses.kl_released(e(g(z, *c).detach(), *c))).backward()
         opt_e.step()
-        for _ in range(cfg.n_g_steps):
+        for _, *given_to_g in others or [(x, *c)] * cfg.n_g_steps:
             g.zero_grad()
             z = sphere.sample(len(x), cfg.M, device=x.device)
-            egz = e(g(z, *c), *c)
+            egz = e(g(z, *given_to_g), *given_to_g)
             (losses.kl_released(egz) + cfg.lam * losses.recon_z_cos(egz, z)).backward()
             opt_g.step()
 
     return update
 
 
-def plain_adam(net: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    return torch.optim.Adam(net.parameters(), lr, betas, foreach=False, fused=False)
-
-
 def flop(method: str, size: int, B: int = BATCH, **settings) -> float:
-    """Floating-point operations of one of our iterations of B images, counted around one of 4 images.
-
-    Convolutions and matrix products, each network differentiated only where its gradient is used.
-    """
+    """Floating-point operations of one of our iterations of B images, counted around one of 4: convolutions and matrix
+    products, each network differentiated only where its gradient is used."""
     step = METHODS[method].make_step(build(method, size), config(method, size, precision="fp32", **settings))
     with FlopCounterMode(display=False) as counter:
-        step(torch.zeros(4, 3, size, size))
+        step(torch.zeros(4 * n_batches(method), 3, size, size))
     return counter.get_total_flops() * B / 4
 
 
 def in_turn(
-    calls: Calls, device: torch.device, repeats: int, *, warm_up: int = 0, before: Callable[[str], object] = id
+    calls: Mapping[str, Callable], device: torch.device, repeats: int, *, warm_up: int = 0, settled: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each, one after the other in turn, after so many rounds to warm up; before: what is
-    called, untimed, with the name of each that comes."""
+    """Seconds of `repeats` calls of each, one after the other in turn, after so many rounds to warm up. settled: the one
+    called "plain" has the C library's own allocator thresholds, and each is called once more after that switch."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(warm_up + repeats):
         for name, call in calls.items():
-            before(name)
+            if settled:
+                hardware.keep_activations(name != "plain")
+                call()
             start = hardware.clock(device)
             call()
             times[name] += [hardware.clock(device) - start] * (i >= warm_up)
+    if settled:
+        hardware.keep_activations()
     return times
 
 
-def iterations(calls: Calls, device: torch.device, repeats: int) -> dict[str, list[float]]:
-    """`in_turn` of iterations; that called "plain" has the C library's own allocator thresholds."""
-
-    def before(name: str) -> None:
-        hardware.settle_default() if name == "plain" else hardware.keep_activations()
-        calls[name]()  # once more after the switch, so that the allocator has settled
-
-    times = in_turn(calls, device, repeats, warm_up=2, before=before)
-    hardware.keep_activations()
-    return times
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def as_in_fit(step: Step, x: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -136,7 +134,7 @@ def as_in_fit(step: Step, x: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
 def ours(method: str, size: int, device: torch.device, B: int = BATCH, **settings) -> Callable[[], object]:
     """Our iteration of B random images."""
     step = METHODS[method].make_step(build(method, size, device), config(method, size, **settings))
-    x = (torch.rand(B, 3, size, size, device=device) * 2 - 1).to(memory_format=torch.channels_last)
+    x = (torch.rand(B * n_batches(method), 3, size, size, device=device) * 2 - 1).to(memory_format=torch.channels_last)
     return functools.partial(as_in_fit(step, x), x)
 
 
@@ -148,7 +146,8 @@ def epoch_times(
     64 at 64 px, B 64; ALI: its SVHN or CelebA networks, B 100), same device and precision."""
     device, rows, epoch = torch.device(device), [], {}
     batch, settings = {"AGE": BATCH, "ALI": 100}, {"AGE": {"n_g_steps": n_g_steps}, "ALI": {}}
-    times = iterations({k: ours(k.lower(), size, device, B, **settings[k]) for k, B in batch.items()}, device, repeats)
+    calls = {name: ours(name.lower(), size, device, B, **settings[name]) for name, B in batch.items()}
+    times = in_turn(calls, device, repeats, warm_up=2, settled=True)
     for name, B in batch.items():
         each = [n_images // B * seconds for seconds in times[name]]
         epoch[name] = statistics.median(each)
@@ -164,10 +163,8 @@ def epoch_times(
 
 
 def loop_overhead(device: torch.device, n_steps: int = 500) -> tuple[float, float]:
-    """Shares of an iteration of `fit` outside the updates and in fetching batches: CIFAR-10's size, 32 px, M = 128.
-
-    What the loop costs is timed on n_steps iterations whose update does nothing, what an update costs on one batch.
-    """
+    """Shares of an iteration of `fit` outside the updates, timed on updates that do nothing, and in fetching batches:
+    CIFAR-10's size, 32 px, M = 128."""
     images = np.random.default_rng(0).integers(0, 256, (50_000, 3, 32, 32), dtype=np.uint8)
     step = METHODS["age"].make_step(build("age", 32, device), config("age", 32))
     data = fit.Batches(images, BATCH, seed=0, device=device)
@@ -175,12 +172,11 @@ def loop_overhead(device: torch.device, n_steps: int = 500) -> tuple[float, floa
     update = as_in_fit(step, *batch)
     logs = update(*batch)
     calls = {"update": lambda: [update(*batch) for _ in range(12)], "fetch": lambda: [*map(data.batch, range(20))]}
-    seconds = in_turn(calls, device, 1)
-    updates, fetch = seconds["update"][0] / 12, seconds["fetch"][0] / 20
-    idle = dataclasses.replace(step, update=lambda x: logs)
+    seconds = medians(in_turn(calls, device, 1))
+    updates, fetch = seconds["update"] / 12, seconds["fetch"] / 20
     schedule = fit.Schedule(n_epochs=None, max_steps=n_steps, checkpoint_every_s=1e9)
     with tempfile.TemporaryDirectory() as folder:
-        fit.fit(idle, images, Path(folder), schedule, about={})
+        fit.fit(dataclasses.replace(step, update=lambda x: logs), images, Path(folder), schedule, about={})
         outside = fit.read_history(Path(folder, fit.HISTORY))[-1]["seconds"] / n_steps
     return outside / (outside + updates), fetch / (outside + updates)
 
@@ -191,13 +187,12 @@ def report(device: torch.device, peaks: dict[str, float], precision: str, repeat
     for method, size in CASES:
         torch.manual_seed(0)
         plain = plain_step(method, size, build(method, size, device, plain=True))
-        x = torch.rand(BATCH, 3, size, size, device=device) * 2 - 1
+        x = torch.rand(BATCH * n_batches(method), 3, size, size, device=device) * 2 - 1
         calls = {"plain": functools.partial(plain, x), "ours": ours(method, size, device)}
-        t = {way: statistics.median(seconds) for way, seconds in iterations(calls, device, repeats).items()}
+        t = medians(in_turn(calls, device, repeats, warm_up=2, settled=True))
         work, name = flop(method, size), "conditional AGE" if method == "conditional" else METHODS[method].LABEL
         digits = 0 if t["ours"] > 0.01 else 2
         times = f"{t['plain'] * 1e3:>11.{digits}f} ms{t['ours'] * 1e3:>7.{digits}f} ms"
         share = work / t["ours"] / 1e12 / peaks[precision]
         print(f"{f'{name}, {size} px':<30}{times}{t['plain'] / t['ours']:>8.2f}{work / 1e9:>8.0f}{share:>9.0%}", flush=True)
-    outside, fetch = loop_overhead(device)
-    print(f"training loop: {outside:.1%} of the time outside the updates, fetching batches {fetch:.1%}")
+    print("training loop: {:.1%} of the time outside the updates, fetching batches {:.1%}".format(*loop_overhead(device)))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import agelib
 from agelib.plot import images as plot
 from agelib.training.fit import Diverged
 from suite import params
-from suite.run import Run, environment
+from suite.run import Run
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)
 TINY = {"nets": "decoder", "encoder": "mlp", "M": 2, "batch_size": 8}
@@ -31,27 +32,31 @@ def tree(folder) -> dict:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class Fake:
+def model(status="ok", stabilisers="", seconds=5.0, precision="bf16"):
     """What `Run` reads of an `agelib.Model`."""
-
-    def __init__(self, status="ok", stabilisers="", seconds=5.0, precision="bf16"):
-        self.status, self.stabilisers, self.seconds, self.precision = status, stabilisers, seconds, precision
-        self.ok, self.method, self.n_steps, self.trained_on = status == "ok", "age", 3, "cpu"
+    facts = {"status": status, "stabilisers": stabilisers, "seconds": seconds, "precision": precision}
+    return SimpleNamespace(ok=status == "ok", method="age", n_steps=3, trained_on="cpu", **facts)
 
 
 def test_metrics_hold_every_number_with_its_circumstances(tmp_path):
     run = run_of(tmp_path / "smoke" / "r", M=10, seed=4)
+    draws = torch.randn(3)
+    run_of(tmp_path / "smoke" / "r", M=10, seed=4)
+    assert torch.equal(torch.randn(3), draws)  # the run's seed is torch's
     run.save_metrics([{"metric": "L1", "value": torch.tensor(0.5), "n": 8, "protocol": "held out"}], extra_fact=1)
     run.finish()
-    content = json.loads((tmp_path / "smoke" / "r" / "metrics.json").read_text())
-    row = content["rows"][0]
-    assert (row["value"], row["n"], row["seed"], row["comparable"], row["note"]) == (0.5, 8, 4, False, "")
-    assert row["experiment"] == "unconditional" and row["std"] is None
+    content = json.loads((run.dir / "metrics.json").read_text())
+    assert content["rows"] == [
+        {"experiment": "unconditional", "model": "", "dataset": "", "metric": "L1", "value": 0.5, "std": None, "n": 8,
+         "protocol": "held out", "seed": 4, "comparable": False, "note": ""}
+    ]  # fmt: skip
     assert (content["run"], content["profile"], content["notebook"]) == ("r", "smoke", "01_unconditional")
     assert content["status"] == "ok" and content["config"] == {"M": 10, "seed": 4, "device": "cpu"}
-    assert content["extra_fact"] == 1 and "reason" not in content
-    assert content["environment"]["torch"] == torch.__version__ and content["wall_time_s"] >= 0
-    assert json.loads((tmp_path / "smoke" / "r" / "config.json").read_text()) == content["config"]
+    assert content["extra_fact"] == 1 and "reason" not in content and content["wall_time_s"] >= 0
+    environment = content["environment"]
+    assert (environment["torch"], environment["device"], environment["precision"]) == (torch.__version__, "cpu", "fp32")
+    assert environment["numpy"] == np.__version__ and environment["cpu"] and environment["threads"] >= 1
+    assert json.loads((run.dir / "config.json").read_text()) == content["config"]
     assert not run.new.exists()
 
 
@@ -79,7 +84,7 @@ def test_former_results_stay_until_the_run_has_come_to_its_end(tmp_path):
         run_of(tmp_path).finish()
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan"), torch.tensor(math.nan)])
+@pytest.mark.parametrize("number", [math.nan, -math.inf, np.float32("nan"), torch.tensor(math.inf)])
 def test_a_number_that_is_not_finite_is_null_and_says_so(tmp_path, number):
     run = run_of(tmp_path)
     run.save_metrics([{"value": number, "note": "odd"}, {"value": 1, "std": number}, {"value": None}])
@@ -89,44 +94,38 @@ def test_a_number_that_is_not_finite_is_null_and_says_so(tmp_path, number):
 
 def test_the_registered_models_say_device_precision_seconds_and_stabilisers(tmp_path):
     run = run_of(tmp_path)
-    assert run._of_models("precision") == "fp32"  # what a notebook without models computes in
-    run.register("AGE", Fake(stabilisers="margin 0.5"))
-    run.register("AGE, Gaussian prior", Fake(stabilisers="margin 0.1", precision="fp32", seconds=7.0))
-    run.register("ALI", Fake("diverged: d_loss at step 3", precision="other"))
-    models = ["AGE", "AGE, batch statistics", "AGE, Gaussian prior, batch statistics", "ALI", "AGE-10", "real images"]
-    run.save_metrics([{"model": model, "value": 1.0, "note": "a" * (model == "AGE")} for model in models])
+    run.register("AGE", model(stabilisers="margin 0.5"))
+    run.register("AGE, Gaussian prior", model(stabilisers="margin 0.1", precision="fp32", seconds=7.0))
+    run.register("ALI", model("diverged: d_loss at step 3", precision="other"))
+    notes = {
+        "AGE": "a; stabilisers: margin 0.5",
+        "AGE, batch statistics": "stabilisers: margin 0.5",
+        "AGE, Gaussian prior, batch statistics": "stabilisers: margin 0.1",
+        "ALI": "diverged: d_loss at step 3",
+        "AGE-10": "",
+        "real images": "",
+    }
+    run.save_metrics([{"model": model, "value": 1.0, "note": "a" * (model == "AGE")} for model in notes])
     content = written(run)
-    assert [row["note"] for row in content["rows"]] == [
-        "a; stabilisers: margin 0.5",
-        "stabilisers: margin 0.5",
-        "stabilisers: margin 0.1",
-        "diverged: d_loss at step 3",
-        "",
-        "",
-    ]
+    assert {row["model"]: row["note"] for row in content["rows"]} == notes
     assert (content["environment"]["device"], content["environment"]["precision"]) == ("cpu", "bf16; fp32")
     assert content["training_seconds"] == 17.0 and content["wall_time_s"] < 10
     assert content["models"]["ALI"]["status"].startswith("diverged") and content["models"]["AGE"]["seconds"] == 5.0
-
-
-def test_a_lost_model_that_is_needed_ends_the_run_and_says_so(tmp_path):
-    run = run_of(tmp_path)
-    run.register("ALI", Fake("diverged: d_loss"))
-    with pytest.raises(Diverged, match="AGE: diverged: l_x"):
-        run.register("AGE", Fake("diverged: l_x"), needed=True)
+    with pytest.raises(Diverged, match="AGE: diverged: l_x"):  # a lost model that is needed ends the run
+        run.register("AGE", model("diverged: l_x"), needed=True)
     assert written(run)["status"] == "diverged" and written(run)["reason"] == "AGE: diverged: l_x"
     assert not (tmp_path / "metrics.json").exists()
 
 
 def test_training_has_the_runs_seed_and_folder_and_goes_on_from_a_model(tmp_path):
     run = run_of(tmp_path / "quick" / "r", seed=3)
-    model = run.train("AGE", IMAGES, TINY)
-    assert model.folder == tmp_path / "quick" / "r" / "models" / "AGE" and model.n_steps == 2
-    assert agelib.load(model.folder).about["seed"] == 3
-    tuned = run.train("AGE", IMAGES, TINY | {"seed": 5, "mu": 1.0}, start=model)
+    first = run.train("AGE", IMAGES, TINY)
+    assert first.folder == tmp_path / "quick" / "r" / "models" / "AGE" and first.n_steps == 2
+    assert agelib.load(first.folder).about["seed"] == 3
+    tuned = run.train("AGE", IMAGES, TINY | {"seed": 5, "mu": 1.0}, start=first)
     assert tuned.folder.name == "AGE, finetuned" and tuned.about["seed"] == 5 and tuned.n_steps == 4
     run.save_metrics([])
-    assert run.models["AGE"] is tuned and tuned.seconds > model.seconds  # the first stage's are in it
+    assert run.models["AGE"] is tuned and tuned.seconds > first.seconds  # the first stage's are in it
     assert written(run)["training_seconds"] == round(tuned.seconds, 1)
     ali = {"nets": "decoder", "batch_size": 8}
     assert run.train("ALI", IMAGES, ali, method="ali").method == "ali"
@@ -145,34 +144,25 @@ def test_in_an_interactive_run_a_changed_setting_has_a_folder_of_its_own(tmp_pat
     assert run_of(tmp_path / "quick" / "r").place("ais", "AGE", 1) == tmp_path / "quick/r/checkpoints/ais/AGE"
 
 
-@pytest.mark.parametrize("label", ["../AGE", "a/b", "", ".", "..", "a\\b", "/AGE", "AGE\n", "x" * 81])
+@pytest.mark.parametrize("label", ["../AGE", "a\\b", "AGE\n"])  # more of them: test_params.py
 def test_a_label_is_a_safe_part_of_a_path(tmp_path, label):
     run = run_of(tmp_path / "r")
     before = set(tree(tmp_path))
-    for call, more in ((run.place, ()), (run.train, (IMAGES, TINY)), (run.save_figure, (None,)), (run.register, (Fake(),))):
+    for call in (
+        lambda: run.place("models", label),
+        lambda: run.train(label, IMAGES, TINY),
+        lambda: run.save_figure(label, None),
+        lambda: run.register(label, model()),
+    ):
         with pytest.raises(ValueError, match="is no label"):
-            call(*(("models", label) if call == run.place else (label, *more)))
+            call()
     assert set(tree(tmp_path)) == before
-
-
-def test_seeding_makes_networks_reproducible(tmp_path):
-    draws = []
-    for _ in range(2):
-        run_of(tmp_path, seed=9)
-        draws.append(torch.randn(3))
-    assert torch.equal(*draws)
-
-
-def test_environment_names_versions():
-    facts = environment("cpu", "bf16")
-    assert facts["device"] == "cpu" and facts["precision"] == "bf16" and facts["threads"] >= 1
-    assert facts["numpy"] and facts["python"].startswith("3.")
 
 
 def test_a_table_stands_beside_the_papers_numbers(tmp_path):
     run = run_of(tmp_path, notebook="03_inception_score")
     run.dataset = {"name": "cifar10"}
-    text = run.table([{"model": "AGE", "metric": "inception_score", "value": 5.0, "comparable": True}])
+    text = run.table([{"model": "AGE", "metric": "inception_score", "value": 5.0, "comparable": True}]).data
     assert "5.9 ± 0.04" in text and "5.000" in text and 'class="miss"' in text
 
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from suite import runner
+from suite.params import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROFILE = """
 profile: tiny
 about: four tiny runs
@@ -57,17 +57,11 @@ found = sorted({path.parent.name for path in pathlib.Path(results_dir).glob("*/m
 """
 
 
-def notebook(path: Path, *cells: str) -> None:
-    parameters, *others = cells
-    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
-    cells += [nbformat.v4.new_code_cell(source) for source in others]
+def notebook(path: Path, parameters: str, source: str) -> None:
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(source)]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
-
-
-def _mind_ctrl_c() -> None:
-    """Undoes what a script's `&` does to its children, and theirs: ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Suite:
@@ -75,15 +69,13 @@ class Suite:
 
     def __init__(self, folder: Path, profile: str = PROFILE):
         self.folder, self.results = folder, folder / "the results"
-        (folder / "notebooks").mkdir()
         notebook(folder / "notebooks/train.ipynb", PARAMETERS, TRAIN)
         notebook(folder / "notebooks/99_summary.ipynb", "out_dir: str = 'x'\nresults_dir: str = 'results'", SUMMARY)
         self.plan(profile)
         # A kernel of the same name that the user has registered for another interpreter must not be taken.
-        kernel = folder / "user/kernels/python3"
-        kernel.mkdir(parents=True)
-        spec = {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}
-        (kernel / "kernel.json").write_text(json.dumps(spec))
+        kernel = folder / "user/kernels/python3/kernel.json"
+        kernel.parent.mkdir(parents=True)
+        kernel.write_text('{"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}')
         self.env = os.environ | {
             "VIRTUAL_ENV": sys.prefix,
             "AGELIB_NOTEBOOKS": str(folder / "notebooks"),
@@ -98,8 +90,8 @@ class Suite:
         command = [ROOT / "run_all.sh", "--profile", "mine.yaml", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=_mind_ctrl_c,
-        )  # fmt: skip
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip  # a script's `&` makes its children ignore Ctrl-C
 
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
@@ -125,11 +117,15 @@ class Suite:
         path = self.results / "tiny" / run / "starts.txt"
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
+    def written(self) -> dict[Path, int]:
+        """When each of the results was written."""
+        return {path: path.stat().st_mtime_ns for path in self.results.glob("tiny/*/metrics.json")}
+
 
 def test_one_failure_stops_no_other_run_and_a_second_call_does_what_is_left(tmp_path):
     suite = Suite(tmp_path)
-    assert suite.states() == ("runs     4 to do, 0 done, then the summary", dict.fromkeys(
-        ["first", "bad", "second", "after_bad", "summary"], ""))  # fmt: skip
+    nothing = dict.fromkeys(["first", "bad", "second", "after_bad", "summary"], "")
+    assert suite.states() == ("runs     4 to do, 0 done, then the summary", nothing)
     code, output = suite.run("--cores", "2")
     assert code == 1, output
     assert "profile  tiny: four tiny runs" in output and "why      asked for" in output
@@ -167,10 +163,9 @@ def test_one_failure_stops_no_other_run_and_a_second_call_does_what_is_left(tmp_
     # Nothing is left of what --only asks for: nothing starts, and both say so.
     states = suite.states()[1]
     assert states == dict.fromkeys(["first", "bad", "second", "summary"], "done") | {"after_bad": ""}
-    before = {path: path.stat().st_mtime_ns for path in suite.results.glob("tiny/*/metrics.json")}
+    before = suite.written()
     code, output = suite.run("--only", "bad", "second")
-    assert code == 0 and "runs     0 to do, 3 done, then the summary" in output
-    assert {path: path.stat().st_mtime_ns for path in suite.results.glob("tiny/*/metrics.json")} == before
+    assert code == 0 and "runs     0 to do, 3 done, then the summary" in output and suite.written() == before
     code, output = suite.run("--dry-run")
     told = output.partition("dry run: nothing was started; it would be:\n")[2]
     assert code == 0 and [line.split()[0] for line in told.splitlines()] == ["after_bad", "done"]  # the summary's state
@@ -182,10 +177,10 @@ def test_a_failing_run_leaves_committed_results_as_they_are(tmp_path):
     runs = "  mnist: {notebook: train, minutes: 1, params: {fail: true}}\n  well: {notebook: train, minutes: 1}\n"
     suite = Suite(tmp_path, f"profile: tiny\nabout: real data\nminutes: 2\nthreads: 1\nruns:\n{runs}")
     for run in ("mnist", "well", "summary"):
-        folder = suite.results / "tiny" / run
-        (folder / "figures").mkdir(parents=True)
         for name in ("metrics.json", "notebook.html", "config.json", "figures/figure2.png"):
-            (folder / name).write_text(f"{name} of {run}")
+            path = suite.results / "tiny" / run / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{name} of {run}")
     committed = {path: path.read_bytes() for path in suite.results.rglob("*") if path.is_file()}
     counts, states = suite.states()
     assert counts == "runs     2 to do (2 of them rendered elsewhere), 0 done, then the summary"
@@ -204,26 +199,15 @@ def test_a_failing_run_leaves_committed_results_as_they_are(tmp_path):
     assert suite.states()[1] == {"mnist": "elsewhere", "well": "done", "summary": "done"}
 
 
-HANGING = """
-profile: tiny
-about: two runs that hang when they are started for the first time
-minutes: 1
-threads: 1
-runs:
-  first: {notebook: train, minutes: 1, params: {hang_first: 600}}
-  other: {notebook: train, minutes: 1, params: {hang_first: 600}}
-"""
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "ctrl-c"])
 def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
-    """Here too: runs go side by side where the profile gives each one core."""
-    suite = Suite(tmp_path, HANGING)
+    """Two runs, side by side since the profile gives each one core, hang when they are started for the first time."""
+    runs = "".join(f"  {run}: {{notebook: train, minutes: 1, params: {{hang_first: 600}}}}\n" for run in ("first", "other"))
+    suite = Suite(tmp_path, f"profile: tiny\nabout: two\nminutes: 1\nthreads: 1\nruns:\n{runs}")
     process = suite.start("--cores", "2")
     deadline = time.monotonic() + 600
-    while not (suite.pids("first") and suite.pids("other")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
+    while 0 in suite.starts("first", "other"):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     kernels = [psutil.Process(suite.pids(run)[0]) for run in ("first", "other")]
 
@@ -237,16 +221,13 @@ def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
         assert alive() == [False, False]
         assert suite.states()[0] == "runs     2 to do, 0 done, then the summary"
         return
-    # While it runs, a second one keeps its hands off.
-    code, output = suite.run()
-    assert code == 2 and f"another run_all.sh is at work in {suite.results} (process {process.pid})" in output
+    code, output = suite.run()  # while it runs, a second one keeps its hands off
+    assert code == 2 and f"another run_all.sh is at work in {suite.results}" in output
     process.kill()  # the runner alone: Snakemake and the notebooks live on
     process.stdout.close()
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    assert alive() == [True, True]
+    assert process.wait(timeout=60) == -signal.SIGKILL and alive() == [True, True]
     code, output = suite.run()
-    assert code == 0, output
-    assert alive() == [False, False]
+    assert code == 0 and alive() == [False, False], output
     assert suite.starts("first", "other") == [2, 2] and suite.metrics("first")["threads"] == "1"
     assert suite.metrics("summary")["found"] == ["first", "other"]
 
@@ -261,15 +242,13 @@ def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
         (["--cores", "0"], "--cores must be at least 1, is 0"),
         (["--profile", "recipes"], "--profile recipes: neither a file nor one of: claims"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_call_starts_nothing(tmp_path, arguments, message):
     suite = Suite(tmp_path)
     (tmp_path / "wrong.yaml").write_text(PROFILE.replace("minutes: 0.1}", "minutes: 0.1, params: {valeu: 1}}", 1))
     (tmp_path / "quick.yaml").write_text(PROFILE.replace("profile: tiny", "profile: quick"))
     code, output = suite.run(*arguments)
-    assert code == 2
-    assert message in output
-    assert not suite.results.exists()
+    assert code == 2 and message in output and not suite.results.exists()
 
 
 @pytest.mark.parametrize(("head", "threads"), [("threads: 1\n", 1), ("threads: 8\n", 2), ("", 2)])
@@ -292,6 +271,5 @@ def test_listing_is_quick_and_loads_no_torch():
     code += "sys.exit(sorted({'torch', 'papermill', 'snakemake', 'IPython'} & set(sys.modules)) or 0)"
     started = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 0 and "digits" in result.stdout, result.stdout + result.stderr
     assert time.monotonic() - started < 4, "2 s on a quiet machine"
-    assert "digits" in result.stdout

@@ -52,9 +52,7 @@ def test_modes_by_hand():
     assert centres.shape == (25, 2) and centres.min() == pytest.approx(-0.8) and centres.max() == pytest.approx(0.8)
     points = np.concatenate([centres[:3], centres[3:4] + 0.1, np.repeat(centres[:1], 4, 0)])
     assert theory.modes(points) == {"covered": 4, "precise": 3, "quality": pytest.approx(7 / 8)}
-
-
-def test_the_grids_own_samples_cover_it():
+    # The grid's own samples cover it.
     points = theory.grid_of_gaussians(5000, seed=1)
     found = theory.modes(points)
     assert points.dtype == np.float32 and found["covered"] == found["precise"] == 25
@@ -74,9 +72,7 @@ def test_theorem_three_and_its_counter_example():
         assert rows[0]["l_z"] > 0.3
     assert last[False]["l_z"] < 0.01 and last[False]["l_x"] < 0.01
     assert last[True]["l_z"] < 0.1 and last[True]["l_x"] > 0.2
-
-
-def test_the_ellipse_and_its_half():
+    # The ellipse and its half, by hand.
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 1e-9]])
     whole, half = theory.ellipse(z), theory.ellipse(z, half=True)
     torch.testing.assert_close(whole, torch.tensor([[1.0, 0.0], [0.3, 0.5], [-1.0, 0.0]]), atol=1e-6, rtol=0)

@@ -37,20 +37,17 @@ class Browser:
     percents, and what came out different is sent back."""
 
     def __init__(self, sliders, late: int):
-        self.sliders, self.late, self.queue, self.mine = sliders, late, [], False
+        self.sliders, self.late, self.queue = sliders, late, []
         for slider in sliders:
             slider.observe(self.was_set, "value")
 
-    def rounded(self, slider, value: float) -> float:
-        span = slider.max - slider.min
-        percent, step = (value - slider.min) * 100 / span, slider.step * 100 / span
-        value = math.floor(percent / step + 0.5) * step * span / 100 + slider.min
-        return round(value) if isinstance(slider, ipywidgets.IntSlider) else value
-
     def was_set(self, change) -> None:
-        back = self.rounded(change.owner, change.new)
+        slider, span = change.owner, change.owner.max - change.owner.min
+        percent, step = (change.new - slider.min) * 100 / span, slider.step * 100 / span
+        back = math.floor(percent / step + 0.5) * step * span / 100 + slider.min
+        back = round(back) if isinstance(slider, ipywidgets.IntSlider) else back
         if back != change.new:
-            self.queue.append([self.late, change.owner, back])
+            self.queue.append([self.late, slider, back])
 
     def move(self, i: int, value: float) -> None:
         self.sliders[i].value = value
@@ -69,14 +66,20 @@ class Browser:
 
 
 def show(M=3) -> SimpleNamespace:
+    """The controls of a colorizer by kind, its generator and model."""
     torch.manual_seed(0)
     nets = {"g": Painter(M), "e": conditional.ColorEncoder(32, M, width=4)}
     model = agelib.Model("conditional", conditional.Config(M=M), PICTURE.shape, nets)
     angles, axes, *more, buttons, said, cards = widgets.colorizer(model, PICTURE, TARGET).children
     views = [card.children[0] for card in cards.children]
     sliders, more = [*angles.children, *axes.children], [*more[0].children] if more else []
-    parts = {"sliders": sliders, "more": more, "buttons": buttons.children, "said": said, "views": views}
-    return SimpleNamespace(**parts, g=model.g, model=model)
+    found = {"sliders": sliders, "more": more, "buttons": buttons.children, "said": said, "views": views}
+    return SimpleNamespace(**found, g=model.g, model=model)
+
+
+@pytest.fixture
+def parts():
+    return show()
 
 
 def shown(view) -> np.ndarray:
@@ -107,49 +110,39 @@ def test_a_code_by_its_angles_and_its_coordinates(turns, z, angles):
     assert code.values == pytest.approx(angles + z, abs=1e-4)
 
 
-def test_controls_follow_the_code_and_the_picture_is_painted_by_it():
-    parts = show()
-    assert np.array_equal(shown(parts.views[0]), PICTURE)
-    parts.sliders[1].value = 90
-    assert [slider.value for slider in parts.sliders] == [90, 90, 0, 1, 0]
-    ab = np.zeros((1, 1, 2, 32, 32), np.float32) + np.float32([0, 33])[:, None, None]
-    assert np.abs(shown(parts.views[2]).astype(int) - conditional.pictures(PICTURE[None], ab)[0][0, 0]).max() <= 1
-
-
 @pytest.mark.parametrize("late", [0, 1, 3])
 @pytest.mark.parametrize(
     "slider, path",
     [(0, range(90, 12, -3)), (1, range(3, 175, 3)), (1, [120]), (2, np.arange(63, -40, -3) / 64), (4, [0.3])],
     ids=["polar drag", "azimuth drag", "azimuth typed", "coordinate drag", "coordinate typed"],
 )
-def test_a_browser_that_sends_back_what_it_rounds_moves_nothing(slider, path, late):
-    parts = show()
+def test_a_browser_that_sends_back_what_it_rounds_moves_nothing(parts, slider, path, late):
     parts.sliders[0].value, parts.sliders[1].value = 67, 31
-    browser = Browser(parts.sliders, late)
+    browser, want = Browser(parts.sliders, late), widgets.Code(67, 31)
     for value in path:
         browser.move(slider, value)
-    browser.deliver(late)
-    want = widgets.Code(67, 31)
-    for value in path:
         want.turn(slider, value)
+    browser.deliver(late)
     assert parts.g.seen == pytest.approx(want.z.tolist(), abs=1e-6)
     assert want.values[slider] == path[-1]
     for control, value in zip(parts.sliders, want.values, strict=True):
         assert abs(control.value - value) <= control.step / 2
 
 
-@pytest.mark.parametrize("share, moves", [(0.49, False), (-0.49, False), (0.51, True)])
-def test_a_change_within_half_a_step_of_the_code_is_none(share, moves):
-    parts = show()
+def test_controls_follow_the_code_and_the_picture_is_painted_by_it(parts):
+    assert np.array_equal(shown(parts.views[0]), PICTURE)
+    parts.sliders[1].value = 90
+    assert [slider.value for slider in parts.sliders] == [90, 90, 0, 1, 0]
+    ab = np.zeros((1, 1, 2, 32, 32), np.float32) + np.float32([0, 33])[:, None, None]
+    assert np.abs(shown(parts.views[2]).astype(int) - conditional.pictures(PICTURE[None], ab)[0][0, 0]).max() <= 1
     parts.sliders[1].value = 40
-    before = parts.views[2].value
-    exact = at(90, 40)[1]
-    parts.sliders[3].value = exact + share / 64
-    assert (parts.g.seen[1] != pytest.approx(exact, abs=1e-6)) == moves == (parts.views[2].value != before)
+    before, exact = parts.views[2].value, at(90, 40)[1]
+    for share, moves in ((0.49, False), (-0.49, False), (0.51, True)):  # a change within half a step of the code is none
+        parts.sliders[3].value = exact + share / 64
+        assert (parts.g.seen[1] != pytest.approx(exact, abs=1e-6)) == moves == (parts.views[2].value != before)
 
 
-def test_uploads_replace_picture_and_target_and_what_is_no_image_is_named():
-    parts = show()
+def test_uploads_replace_picture_and_target_and_what_is_no_image_is_named(parts):
     buffer = io.BytesIO()
     Image.fromarray(RNG.integers(0, 256, (40, 60), dtype=np.uint8)).save(buffer, "png")
     about = {"type": "image/png", "size": 1, "last_modified": datetime.now()}

@@ -1,8 +1,6 @@
 """Recorded and replayed updates, on a recorder for the CPU that keeps to a CUDA graph's rules (`tape`)."""
 
 import contextlib
-import copy
-import functools
 import warnings
 
 import fit_worker
@@ -12,7 +10,7 @@ from fit_worker import IMAGES, LABELS, VARIANTS
 from tape import Tape
 
 from agelib.metrics import classifier
-from agelib.training import checkpoint, fit, graphs, hardware
+from agelib.training import fit, graphs, hardware
 
 B = 8
 BATCHES = [torch.rand(B, 3, 32, 32, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(8)]
@@ -30,63 +28,55 @@ def made(variant):
 @pytest.fixture
 def tapes(monkeypatch):
     """Learning rates in tensors, as on CUDA, and tapes in `fit`; the list fills with those that were made."""
-    made, steps, replayed = [], [], graphs.Replayed
+    made = []
 
-    def recorder(device):
-        made.append(Tape(lambda: graphs._state(steps[-1])))
-        return made[-1]
-
-    def follow(step, recorder):
-        steps.append(step)
-        return replayed(step, recorder)
+    class OnTape(graphs.Replayed):
+        def __init__(self, step, recorder):
+            made.append(Tape(step))
+            super().__init__(step, made[-1])
 
     monkeypatch.setattr(hardware, "lr_on_device", lambda device: True)
-    monkeypatch.setattr(graphs, "recorder", recorder)
-    monkeypatch.setattr(graphs, "Replayed", follow)
+    monkeypatch.setitem(graphs.RECORDERS, "cpu", id)
+    monkeypatch.setattr(graphs, "Replayed", OnTape)
     return made
 
 
 def train(step, data, folder, **settings):
-    """The history without its seconds, of four epochs of three batches."""
-    schedule = fit.Schedule(**{"n_epochs": 4, "batch_size": B, "log_every": 1, "flip": True} | settings)
-    fit.fit(step, data, folder, schedule, about={})
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in fit.read_history(folder / fit.HISTORY)]
+    """The rows of four epochs of three batches, and all weights at the end and on the way."""
+    schedule = {"n_epochs": 4, "batch_size": B, "log_every": 1, "flip": True} | settings
+    fit.fit(step, data, folder, fit.Schedule(**schedule), about={})
+    return fit_worker.rows(folder), fit_worker.tensors(folder)
 
 
-def weights(step):
-    return {f"{n}.{k}": v for n, module in step.modules.items() for k, v in module.state_dict().items()}
+def assert_same(a, b):
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in b)
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "classifier"])
 def test_a_replayed_update_trains_bit_for_bit_as_it_does_when_run(variant, tmp_path, tapes, monkeypatch):
-    recorded, data = made(variant)
-    rows = train(recorded, data, tmp_path / "recorded")
-    (tape,) = tapes
-    assert tape.n_run == graphs.WARM_UP + graphs.TRIALS
-    assert tape.n_replayed == 12 - graphs.WARM_UP
-    monkeypatch.setattr(graphs, "recorder", lambda device: None)
-    run, data = made(variant)
-    assert train(run, data, tmp_path / "run") == rows
-    a, b = weights(recorded), weights(run)
-    assert all(torch.equal(a[k], b[k]) for k in b) and a.keys() == b.keys()
+    rows, weights = train(*made(variant), tmp_path / "recorded", snapshots=4)
+    assert (tapes[0].n_run, tapes[0].n_replayed) == (graphs.WARM_UP + graphs.TRIALS, 12 - graphs.WARM_UP)
+    monkeypatch.delitem(graphs.RECORDERS, "cpu")
+    as_run = train(*made(variant), tmp_path / "run", snapshots=4)
+    assert len(tapes) == 1 and rows == as_run[0] and len({file for file, _ in weights}) == 5
+    assert_same(weights, as_run[1])
 
 
 def test_a_step_that_reads_from_the_device_is_trained_without_a_recording(tmp_path, tapes):
-    rows = [train(*made("age"), tmp_path / "plain")]
+    plain = train(*made("age"), tmp_path / "plain")
     reading, data = made("age")
     update = reading.update
     reading.update = lambda x: update(x * float(x.abs().max() > 0))
     with pytest.warns(UserWarning, match="can't be recorded: aten._local_scalar_dense"):
-        rows.append(train(reading, data, tmp_path / "reading"))
-    assert rows[0] == rows[1]
-    assert tapes[1].n_replayed == 0 and tapes[1].n_run == 12
+        found = train(reading, data, tmp_path / "reading")
+    assert plain[0] == found[0] and (tapes[1].n_run, tapes[1].n_replayed) == (12, 0)
 
 
 class Wrong(Tape):
     """A recorder whose replays keep one thing as it was when they were recorded."""
 
-    def __init__(self, state, stuck):
-        super().__init__(state)
+    def __init__(self, step, stuck):
+        super().__init__(step)
         self.stuck = stuck
 
     def record(self, function):
@@ -94,43 +84,39 @@ class Wrong(Tape):
         random = torch.get_rng_state()
 
         def wrong():
+            before = [t.detach().clone() for t in self.state()]
             if self.stuck == "random state":
                 torch.set_rng_state(random)
-                replay()
-            elif self.stuck == "half":
-                before = [t.detach().clone() for t in self.state()]
-                replay()
-                for t, value in zip(self.state(), before, strict=True):
-                    t.detach().copy_(value if t.ndim == 4 else t)
+            replay()
+            for t, value in zip(self.state(), before, strict=True):
+                if self.stuck == "everything" or (self.stuck == "half" and t.ndim == 4):
+                    t.detach().copy_(value)
 
         return outputs, wrong
 
 
 @pytest.mark.parametrize("stuck", ["random state", "half", "everything"])
 def test_a_recording_that_ends_elsewhere_is_given_up_and_harms_nothing(stuck):
-    results = []
-    for recorder in (None, Wrong):
-        step = fit_worker.step("age", lam=3000.0)
+    steps = [fit_worker.step("age", lam=3000.0) for _ in range(2)]
+    logs = []
+    for iterate in (steps[0], graphs.Replayed(steps[1], Wrong(steps[1], stuck))):
         torch.manual_seed(2)
-        state = functools.partial(graphs._state, step)
-        iterate = step if recorder is None else graphs.Replayed(step, recorder(state, stuck))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            logs = [{k: v.item() for k, v in iterate(x).items()} for x in BATCHES]
-        results.append((logs, copy.deepcopy(weights(step))))
+            logs.append([{k: v.item() for k, v in iterate(x).items()} for x in BATCHES])
     assert [str(w.message) for w in caught if "without a CUDA graph" in str(w.message)], "no word of it"
-    assert iterate.given_up
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(results[0][1][k], v) for k, v in results[1][1].items())
+    assert iterate.replay is None and logs[0] == logs[1]
+    assert_same(*(torch.nn.ModuleDict(step.modules).state_dict() for step in steps))
 
 
 def test_another_batch_shape_is_refused():
     step = fit_worker.step("age")
-    iterate = graphs.Replayed(step, Tape(lambda: graphs._state(step)))
+    iterate = graphs.Replayed(step, Tape(step))
     for x in BATCHES[:6]:
         iterate(x)
     with pytest.raises(ValueError, match=r"recorded for batches \[\(8, 3, 32, 32\)\], got \[\(4, 3, 32, 32\)\]"):
         iterate(BATCHES[6][:4])
+    assert graphs.replayed(step, torch.device("cpu")) is step
 
 
 def test_a_run_whose_rate_is_a_tensor_resumes_where_it_is_a_number_and_back(tmp_path, tapes, monkeypatch):
@@ -148,7 +134,7 @@ def test_a_run_whose_rate_is_a_tensor_resumes_where_it_is_a_number_and_back(tmp_
     monkeypatch.setattr(fit, "_compare", lambda *_: None)  # more iterations than it was made for
     with monkeypatch.context() as cpu:
         cpu.setattr(hardware, "lr_on_device", lambda device: False)
-        cpu.setattr(graphs, "recorder", lambda device: None)
+        cpu.delitem(graphs.RECORDERS, "cpu")
         step, data = noting()
         train(step, data, tmp_path, max_steps=9)
     assert seen == [1e-3 / 8] * 3 and not step.optimizers["g"].param_groups[0]["capturable"]  # the third epoch's rate
@@ -158,26 +144,13 @@ def test_a_run_whose_rate_is_a_tensor_resumes_where_it_is_a_number_and_back(tmp_
     assert step.optimizers["g"].param_groups[0]["capturable"]
 
 
-def test_weights_kept_on_the_way_are_kept_of_replayed_iterations_too(tmp_path, tapes):
-    step, data = made("age")
-    train(step, data, tmp_path, max_steps=8, snapshots=4)
-    files = sorted((tmp_path / fit.SNAPSHOTS).iterdir())
-    assert [int(path.stem) for path in files] == [2, 4, 6, 8] and tapes[0].n_replayed == 5
-    kept = [checkpoint.load_model(path)[0]["g"] for path in files]
-    assert len({float(state["layers.0.weight"].sum()) for state in kept}) == 4
-    assert all(torch.equal(kept[-1][k], v) for k, v in step.modules["g"].state_dict().items())
-
-
 def test_the_cuda_recorder_works_on_its_own_stream_and_leaves_the_present_one(monkeypatch):
     """Against a stand-in for torch.cuda that notes which stream is the present one."""
     current, log = ["default"], []
 
     class Stream(str):
-        def __new__(cls, name="own"):
-            return super().__new__(cls, "own" if name != "default" else name)
-
         def wait_stream(self, other):
-            log.append((str(self), "waits for", str(other)))
+            log.append(f"{self} waits for {other}")
 
     @contextlib.contextmanager
     def on(stream, fails=False):
@@ -185,29 +158,23 @@ def test_the_cuda_recorder_works_on_its_own_stream_and_leaves_the_present_one(mo
         yield
         if fails:
             raise RuntimeError("cudaErrorStreamCaptureInvalidated")  # and no way back, as in torch.cuda.graph
-        current[0] = Stream("default")
+        current[0] = "default"
 
-    graph = type("CUDAGraph", (), {"replay": lambda self: log.append("replayed")})
     fake = {
-        "Stream": Stream, "CUDAGraph": graph, "stream": on, "current_stream": lambda: Stream(current[0]),
+        "Stream": lambda device: Stream("own"), "stream": on, "current_stream": lambda: Stream(current[0]),
         "set_stream": lambda stream: current.__setitem__(0, stream),
+        "CUDAGraph": type("CUDAGraph", (), {"replay": lambda self: log.append("replayed")}),
         "graph": lambda graph, stream, capture_error_mode: on(stream, fails=log[-1] == "next fails"),
     }  # fmt: skip
     for name, value in fake.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    recorder = graphs.recorder(torch.device("cuda"))
+    recorder = graphs.RECORDERS["cuda"](torch.device("cuda"))
     assert recorder.run(lambda: current[0]) == "own" and current[0] == "default"
-    assert log == [("own", "waits for", "default"), ("default", "waits for", "own")]
+    assert log == ["own waits for default", "default waits for own"]
     result, replay = recorder.record(lambda: {"stream": current[0]})
-    assert result == {"stream": "own"} and current[0] == "default"
     replay()
-    assert log.pop() == "replayed"
+    assert result == {"stream": "own"} and current[0] == "default" and log[-1] == "replayed"
     log.append("next fails")
     with pytest.raises(RuntimeError, match="Invalidated"):
         recorder.record(dict)
     assert current[0] == "default"
-
-
-def test_no_recorder_on_a_cpu():
-    step = fit_worker.step("age")
-    assert graphs.replayed(step, torch.device("cpu")) is step

@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_worker import train
+from fit_worker import rows, tensors, train
 
 from agelib.model import METHODS
 from agelib.training import checkpoint, fit
 
-HERE = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[1]
+VARIANTS = ["age, bf16", "age, stabilised", "ali, stabilised", "ali, maxout", "classifier"]
 KEPT = {"checkpoint_every_s": 0.0, "snapshots": 3}
 
 
 @pytest.fixture(scope="module")
 def run():
     """A function (variant, folder, what differs) -> its process's id; `run.ended()` waits and returns the exit status."""
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, HERE / "fit_worker.py"]
-    worker = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, TESTS / "fit_worker.py"], env=environment, **pipes)
 
     def number():
         return int(next(line for line in worker.stdout if line.strip().removeprefix("-").isdigit()))
@@ -47,23 +48,14 @@ def wait_for(step, folder):
         time.sleep(0.002)
 
 
-def tensors(folder):
-    """Every tensor of the finished weights and of the kept snapshots."""
-    files = [folder / fit.MODEL, *sorted((folder / fit.SNAPSHOTS).iterdir())]
-    states = {path.name: checkpoint.load_model(path)[0] for path in files}
-    return {(f, m, k): v for f, state in states.items() for m, module in state.items() for k, v in module.items()}
-
-
-def rows(folder):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in fit.read_history(folder / fit.HISTORY)]
-
-
-def check(run, variant, tmp_path, **more):
+@pytest.mark.parametrize("variant", [*METHODS, *VARIANTS, "a second stage"])
+def test_a_killed_training_ends_with_the_same_weights(run, variant, tmp_path):
     """Train in one folder undisturbed, in another with two kills; all that is left must be equal."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(variant, whole, **more)
-    assert run.ended() == 0
-    chance = random.Random(variant)
+    whole, killed, chance, more = tmp_path / "whole", tmp_path / "killed", random.Random(variant), {}
+    if variant == "a second stage":
+        variant = "age, stabilised"
+        more = {"start": str(train(variant, tmp_path / "first", max_steps=3).folder)}
+    train(variant, whole, **KEPT | more)
     for at in (chance.randint(1, 6), chance.randint(8, 13)):
         process = run(variant, killed, **more)
         wait_for(at, killed)
@@ -73,24 +65,10 @@ def check(run, variant, tmp_path, **more):
     run(variant, killed, **more)
     assert run.ended() == 0
     a, b = tensors(whole), tensors(killed)
-    assert a.keys() == b.keys() and len({file for file, _, _ in a}) == 4
+    assert a.keys() == b.keys() and len({file for file, _ in a}) == 4
     assert not [key for key in a if not torch.equal(a[key], b[key])]
     assert rows(whole) == rows(killed) and len(rows(whole)) >= 3
     assert not [path for path in killed.rglob(".*") if path.name != ".lock"]
-
-
-@pytest.mark.parametrize(
-    "variant", [*METHODS, "age, bf16", "age, stabilised", "ali, stabilised", "ali, maxout", "classifier"]
-)
-def test_a_killed_training_ends_with_the_same_weights(run, variant, tmp_path):
-    check(run, variant, tmp_path)
-
-
-def test_a_killed_second_stage_ends_with_the_same_weights(run, tmp_path):
-    first = train("age, stabilised", tmp_path / "first", max_steps=3)
-    check(run, "age, stabilised", tmp_path, start=str(first.folder))
-    last = rows(tmp_path / "killed")[-1]
-    assert (last["stage"], last["step"]) == ("finetune", 3 + 16)
 
 
 def test_a_second_process_on_a_folder_is_refused_and_a_killed_one_frees_it(run, tmp_path):
