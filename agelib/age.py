@@ -63,8 +63,9 @@ class Game:
     def __post_init__(self):
         choices = {"objective": OBJECTIVES, "divergence": losses.DIVERGENCES, "prior": sphere.PRIORS}
         choices |= {"recon_x": losses.RECON_X, "precision": hardware.PRECISIONS}
-        least = {"M": 1, "n_g_steps": 1, "drop_lr": 0, "lam": 0, "mu": 0, "recon_x_in_g": 0, "recon_z_in_e": 0}
-        least["kl_fake_weight"], above = 0, {"lr": 0, "lr_factor": 0, "adaptive": 1}
+        above = {"lr": 0, "lr_factor": 0, "adaptive": 1}
+        weights = ("lam", "mu", "recon_x_in_g", "recon_z_in_e", "kl_fake_weight")
+        least = {"M": 1, "n_g_steps": 1, "drop_lr": 0} | dict.fromkeys(weights, 0)
         check_config(self, above=above, least=least, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices)
         game = self.prior, self.objective, self.divergence
         if self.adaptive is not None and game != ("sphere", "released", "gaussian"):
