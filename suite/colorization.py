@@ -108,8 +108,9 @@ def clouds(held: HeldOut, painted: Mapping[str, Painted], most: int = 2000) -> d
 def numbers(models: Mapping[str, agelib.Model], held: HeldOut, painted: Mapping[str, Painted], seed: int = 0) -> Rows:
     """All rows: of other images' colours, the scale; of each model; of the held-out images."""
     rng, N = np.random.default_rng(seed), len(held.own)
-    others = np.stack([held.own[rng.choice(N, min(10, N), replace=False)] for _ in range(N)])  # in place of colorizations
-    rows = diversity(OTHERS, others, held)
+    K = max((each.ab.shape[1] for each in painted.values()), default=10)
+    others = np.stack([held.own[rng.choice(N, min(K, N), replace=False)] for _ in range(N)])  # in place of colorizations
+    rows = diversity(OTHERS, others, held) + hues(OTHERS, colors.mean_colour(others, held.body), held)
     for label, each in painted.items():
         own = diversity(label, each.ab, held) + hues(label, each.colour, held) + quality(label, each, held, seed)
         own += against_truth(label, each.colour, held.true) if held.true is not None else []

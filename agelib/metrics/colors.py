@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
 ELSEWHERE = -1  # of `nearest_mode`
-CHROMA = 8.0  # Lab units, sqrt(a^2 + b^2), from which a colour has a hue
+CHROMA = 5.0  # Lab units, sqrt(a^2 + b^2), from which a colour has a hue
 APART = 30.0  # degrees from which two hues are distinct
 
 

@@ -31,7 +31,7 @@ TRUTH = np.array([2.0, 0]).reshape(1, 2, 1, 1) * np.ones((1, 2, 1, 2))
         (colors.distinct_hues(hues(0, 29, 58, 350)), [2]),  # 350 and 29, 350 and 58 or 0 and 58
         (colors.distinct_hues(hues(0, 20, 50, 80, 200)), [4]),  # 20 to 200: not from the first
         (colors.distinct_hues(hues(345, 10)), [1]),
-        (colors.distinct_hues(hues(0, 90, chroma=7.9)), [0]),
+        (colors.distinct_hues(hues(0, 90, chroma=4.9)), [0]),
         (colors.pairwise_distance(AB), [3.0]),  # |4| + 0 and |4| + |4|, halved and averaged: (2 + 4) / 2
         (colors.pairwise_distance(np.concatenate([AB, AB[:, :1]], 1)), [2.0]),  # the pairs (0,1), (0,2), (1,2): 3, 0, 3
         (colors.mean_colour(AB), [[[1, 0], [5, 2]]]),
