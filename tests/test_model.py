@@ -117,6 +117,21 @@ def test_what_the_paper_does_not_have_is_named(config, says):
     assert models.Model(method, config, (3, 32, 32), {}).stabilisers == says
 
 
+def test_a_model_in_half_precision_is_half_as_large_and_nearly_the_same(trained, tmp_path):
+    model = agelib.load(trained["conditional"].folder, "cpu")
+    model.save(tmp_path / "small.safetensors")
+    small = agelib.load(tmp_path / "small.safetensors", "cpu")
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.7 * (model.folder / fit.MODEL).stat().st_size
+    facts = ("method", "config", "shape", "n_steps", "n_epochs", "seconds", "trained_on", "precision")
+    assert [getattr(small, name) for name in facts] == [getattr(model, name) for name in facts]
+    assert next(small.g.parameters()).dtype == torch.float32
+    torch.testing.assert_close(small.encode(IMAGES), model.encode(IMAGES), atol=0.01, rtol=0)
+    with torch.no_grad():
+        next(model.g.parameters()).fill_(1e6)
+    with pytest.raises(ValueError, match=r"small\.safetensors: half precision can't hold g\.layers\.0\.weight"):
+        model.save(tmp_path / "small.safetensors")
+
+
 def test_fine_tuning_begins_from_the_weights_and_its_history_goes_on(trained, tmp_path):
     first = trained["age"]
     model = train("age", tmp_path, start=first, **STEPS)
