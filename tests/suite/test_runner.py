@@ -235,7 +235,7 @@ def test_the_same_command_goes_on_after_an_end_in_the_middle(tmp_path, signum):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "absent"], "--profile absent: neither a file nor one of: claims, colors, cpu, digits, lambda_sweep, "),
+        (["--profile", "absent"], "--profile absent: neither a file nor one of: claims, colors, cpu, digits, "),
         (["--only", "frist"], "no run 'frist'; its runs are: first, bad, second, "),
         (["--profile", "wrong.yaml"], "run first: valeu: there is no such name; valid: value, fail, "),
         (["--profile", "quick.yaml"], "quick is the name of config/quick.yaml; take another one"),
