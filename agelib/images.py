@@ -19,7 +19,9 @@ def to_float(images: np.ndarray | Tensor, device: torch.device | str = "cpu") ->
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """Float images in [-1, 1] as uint8 (N, C, H, W): (x + 1) 127.5, rounded and clipped."""
+    """Float images in [-1, 1] as uint8 (N, C, H, W): (x + 1) 127.5, rounded and clipped. ValueError where one is NaN."""
+    if x.isnan().any():
+        raise ValueError(f"{int(x.flatten(1).isnan().any(1).sum())} of {len(x)} images are not finite")
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu().numpy()
 
 

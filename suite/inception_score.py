@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 import agelib
+from agelib.data import ImageSet
 from agelib.metrics import inception
+from agelib.plot.figure import SERIES
 from agelib.training import hardware
 from agelib.training.step import check_names
-from suite import params, rows
+from suite import params, rows, unconditional
 from suite.rows import Rows, told
 
 Reading = tuple[np.ndarray, np.ndarray]  # of a set of images: probabilities (N, K), rows summing to 1; features (N, D)
@@ -60,6 +62,28 @@ class Ruler:
         protocol = f"mean of {len(scores)} trainings with different seeds, {self.who}; +-: standard deviation over trainings"
         found = {f"{self.prefix}_score_over_trainings": (np.mean(scores), np.std(scores, ddof=1))}
         return rows.make(name, found, protocol, len(scores))
+
+
+def check(p: Any, train: ImageSet, test: ImageSet) -> None:
+    """ValueError, before any training, for parameters `p` of notebook 03 that these sets or a later cell can't take."""
+    sizes = {"n_samples": p.n_samples, "n_curve": p.n_curve, "training images": len(train), "test images": len(test)}
+    if not 1 <= p.n_splits <= min(sizes.values()):
+        told = ", ".join(f"{what} {n}" for what, n in sizes.items())
+        raise ValueError(f"n_splits must be from 1 to the least of {told}, is {p.n_splits}")
+    if p.n_seeds < 1 or p.n_samples < 4 or len(test) < 8:  # precision and recall ask for the third neighbour
+        given = f"{p.n_seeds}, {p.n_samples}, {len(test)}"
+        raise ValueError(f"n_seeds must be at least 1, n_samples 4, the test images 8; they are {given}")
+    labels = [*p.from_runs, *p.models]
+    if not len(set(labels)) == len(labels) <= len(SERIES):
+        raise ValueError(f"from_runs and models need labels of their own, {len(SERIES)} at most, got {', '.join(labels)}")
+    if p.inception is not None:
+        check_names("inception", p.inception, ("n", "weights"))
+        n, weights = p.inception.get("n", 50_000), p.inception.get("weights")
+        if type(n) is not int or n < max(4, p.n_splits) or not isinstance(weights, str | None):
+            need = f"n must be a whole number of at least 4 and n_splits {p.n_splits}, weights a file or None"
+            raise ValueError(f"inception: {need}, is {p.inception}")
+    unconditional.n_classes(train, test, p.classifier)
+    params.trainable({f"models.{label}": settings for label, settings in p.models.items()}, train.images)
 
 
 def by_class(images: np.ndarray, probs: np.ndarray, each: int) -> np.ndarray:

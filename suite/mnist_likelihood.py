@@ -11,7 +11,9 @@ from torch import Tensor
 
 import agelib
 from agelib import networks, sphere
+from agelib.data import read_image
 from agelib.metrics import ais, density
+from agelib.plot.figure import SERIES
 from agelib.training import hardware
 from agelib.training.step import check_config, split
 from suite.rows import Rows, differences, make, of, told, values
@@ -40,12 +42,23 @@ def settings_of(given: dict[str, Any], seed: int, device: torch.device | str) ->
 
 
 def checked(p: Any) -> tuple[Plan, ais.AisConfig]:
-    """`settings_of` the notebook's `ais`; ValueError also for its variances, search and convergence, which are used late."""
+    """`settings_of` the notebook's `ais`; ValueError, or DataError of a file, also for what is used after the training."""
     ais.check_variances(p.variances)
-    if p.convergence.keys() != {"distributions", "images"} or not p.convergence["distributions"]:
-        raise ValueError(f"convergence needs distributions and images, is {p.convergence}")
-    for changed in (p.search, *({"n_distributions": n} for n in p.convergence["distributions"])):
-        settings_of(p.ais | changed, p.seed, p.device)
+    numbers, n = p.convergence.get("distributions"), p.convergence.get("images")
+    if len(p.convergence) != 2 or not isinstance(numbers, list) or not numbers or type(n) is not int or n < 1:
+        raise ValueError(f"convergence needs distributions, a list, and images, at least 1; is {p.convergence}")
+    if p.n_validation < 1 or not 1 <= len(p.models) <= len(SERIES):
+        given = f"{p.n_validation} and {', '.join(p.models) or 'none'}"
+        raise ValueError(f"n_validation must be at least 1, models 1 to {len(SERIES)}; they are {given}")
+    if p.question is not None and len(p.question) != 2:
+        raise ValueError(f"question needs two image files, is {p.question}")
+    for path in p.question or ():
+        read_image(path, p.size, 1)
+    for name, changed in [("ais", {}), ("search", p.search), *(("convergence", {"n_distributions": n}) for n in numbers)]:
+        try:
+            settings_of(p.ais | changed, p.seed, p.device)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     return settings_of(p.ais, p.seed, p.device)
 
 

@@ -46,6 +46,8 @@ def write(
         machine="; ".join(dict.fromkeys(_machine(m["environment"]) for m in collected if m.get("environment"))),
         summary=quote(f"{summary_run}/notebook.html"),
     )
+    for left in root.glob(".index.html.*.part"):  # by a killed writer
+        left.unlink(missing_ok=True)
     checkpoint.write_bytes(root / "index.html", text.encode())
     return root / "index.html"
 

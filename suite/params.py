@@ -99,6 +99,26 @@ def from_root(path: Any) -> Any:
     return path if path is None or os.path.isabs(path) else os.path.relpath(ROOT / path)
 
 
+def trainable(models: dict[str, dict[str, Any]], images: Any) -> None:
+    """ValueError beginning with its name unless uint8 `images` (N, C, H, W) can train each of `models`, name -> settings
+    (those without `method` are AGE's): they fill a batch, there are networks of their size, samples need codes alone."""
+    import torch
+
+    from agelib.model import METHODS, settings_of
+
+    for name, settings in models.items():
+        method = settings.get("method", "age")
+        try:
+            config, schedule = settings_of(method, {key: value for key, value in settings.items() if key != "method"})
+            schedule.length(len(images))
+            if hasattr(METHODS[method], "given"):
+                raise ValueError(f"method {method!r} colours images, it makes none from codes alone")
+            with torch.random.fork_rng(devices=[]):
+                METHODS[method].build(config, tuple(images.shape[1:]))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
 def _settled(value: Any, kind: Any, at: str, models: dict[str, dict]) -> Any:
     """`value`, which stands at `at`, its recipes resolved; models' settings are added to `models`, by their places."""
     from suite import plan  # which checks profiles by this module

@@ -5,6 +5,7 @@ The run `summary` (99_summary) is not written down; it ends every profile. Every
 """
 
 import ast
+import contextlib
 import functools
 import graphlib
 import hashlib
@@ -199,9 +200,10 @@ def notebooks_of(plan: Plan, folder: Path) -> dict[str, Notebook]:
 
 
 def check(plan: Plan, notebooks: dict[str, Notebook], path: Path, *, settings: bool) -> dict[str, str]:
-    """run -> fingerprint: 16 hex digits of its parameters, recipes resolved, its notebook's code, and the fingerprints of
-    what it needs. ParameterError or PlanError, naming `path` (the profile's file) and the run, where a parameter does not
-    fit its notebook, or a model is asked of a run that is not needed. settings: see `suite.params.check`."""
+    """run -> fingerprint: 16 hex digits of its parameters, recipes resolved, the state of one's own images where it reads
+    such, its notebook's code, and the fingerprints of what it needs. ParameterError or PlanError, naming `path` (the
+    profile's file) and the run, where a parameter does not fit its notebook, or a model is asked of a run that is not
+    needed. settings: see `suite.params.check`."""
     prints: dict[str, str] = {}
     for name, spec in plan.runs.items():
         where, book = f"{path}: run {name}", notebooks[name]
@@ -211,7 +213,8 @@ def check(plan: Plan, notebooks: dict[str, Notebook], path: Path, *, settings: b
                 needs = ", ".join(spec.needs) or "it has none"
                 raise PlanError(f"{where}: from_runs.{label}: {source!r} is none of the run's needs: {needs}")
         values = {key: value for key, value in checked.items() if key not in GIVEN}
-        prints[name] = _digest(values, book.code, [prints[need] for need in spec.needs])
+        needs, images = [prints[need] for need in spec.needs], _own(values.get("dataset"))
+        prints[name] = _digest(values, book.code, needs, *images)
     return prints
 
 
@@ -228,6 +231,16 @@ def given(plan: Plan, name: str, results: str, book: Notebook) -> dict[str, Any]
     own = {"out_dir": f"{folder}/{name}", "results_dir": folder}
     own["needs"] = {need: f"{folder}/{need}" for need in (spec.needs if spec else ())}
     return (spec.params if spec else {}) | {key: value for key, value in own.items() if key in book.kinds}
+
+
+def _own(dataset: Any) -> list[str]:
+    """The key of one's own images, another one where a file of them has changed; nothing for a named set or without any."""
+    from agelib.data import DataError, own
+
+    kind, _, path = str(dataset).partition(":")
+    with contextlib.suppress(DataError):  # which the notebook will say
+        return [own.key(kind, ROOT / os.path.expanduser(path))] if kind in own.OPEN else []
+    return []
 
 
 def _digest(*content: Any) -> str:

@@ -14,7 +14,7 @@ from agelib.metrics import svm
 from agelib.metrics.svm import Features, SvmConfig, SvmResult
 from agelib.model import METHODS, reestimate
 from agelib.training.step import split
-from suite import rows
+from suite import params, rows
 from suite.rows import Rows
 
 CONTROLS = ("untrained encoder", "PCA", "raw pixels")
@@ -34,6 +34,43 @@ def check(models: Mapping[str, Mapping[str, Any]]) -> None:
     for label, settings in models.items():
         if (method := settings.get("method", "age")) not in valid:
             raise ValueError(f"models.{label}: {method!r} has no features; these have: {', '.join(valid)}")
+
+
+def checked(p: Any, train: ImageSet, test: ImageSet) -> SvmConfig:
+    """`protocol` of the parameters `p` of notebook 05; ValueError, before any training, for what these sets or a later cell
+    can't take."""
+    check(p.models)
+    cfg = protocol(p.svm, p.seed)
+    if train.labels is None or test.labels is None:
+        raise ValueError(f"{p.dataset} has no labels, which this notebook needs")
+    most = min(len(train) - 1, train.images[0].size)
+    for name, value, low, high in (
+        ("svm: n_valid", cfg.n_valid, 1, len(train) - 1), ("n_components", p.n_components, 1, most),
+        ("study_draws", p.study_draws, 1, 2**32 - 1),
+        ("label_counts: the least", min(p.label_counts, default=0), 1, len(train)),
+    ):  # fmt: skip
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be from {low} to {high}, is {value}")
+    pool = train.labels[: -cfg.n_valid]
+    if len(np.unique(pool)) < 3:
+        raise ValueError(f"{p.dataset} needs at least 3 classes in its first {len(pool)} images, has {len(np.unique(pool))}")
+    quick = replace(cfg, n_draws=p.study_draws)
+    asked = {"svm": cfg, "study_draws": quick} | {f"label_counts: {n}": counted(quick, n, pool) for n in p.label_counts}
+    for name, each in asked.items():
+        try:
+            svm.labelled_sets(pool, each.per_class, each.n_draws, seed=each.seed)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    base = p.models["AGE"] | (p.study_base or {})
+    study = {f"study.{q}.{a}": base | change for q, answers in p.study.items() for a, change in answers.items()}
+    models = {f"models.{label}": settings for label, settings in p.models.items()}
+    params.trainable(models | {"study_base": base | {"snapshots": p.study_snapshots}} | study, train.images)
+    return cfg
+
+
+def counted(cfg: SvmConfig, n: int, pool: np.ndarray) -> SvmConfig:
+    """`cfg` with n labels a class; one draw where that is the whole `pool` (N,) of labels of a class."""
+    return replace(cfg, per_class=n, n_draws=1 if n >= np.bincount(pool).min() else cfg.n_draws)
 
 
 def differences(cfg: SvmConfig, complete: bool) -> str:
@@ -111,13 +148,12 @@ def with_base(answers: Mapping[str, Any], asked: str, model: agelib.Model) -> di
 def label_efficiency(
     kinds: Mapping[str, Features], train: ImageSet, counts: Sequence[int], cfg: SvmConfig
 ) -> dict[str, dict[int, Errors]]:
-    """label -> {labels in all: error on the validation images}, for `counts` labels a class. A count that takes the whole
-    pool of a class has one draw."""
-    each, curves = np.bincount(train.labels[: -cfg.n_valid]), {name: {} for name in kinds}
+    """label -> {labels in all: error on the validation images}, for `counts` labels a class, see `counted`."""
+    pool, curves = train.labels[: -cfg.n_valid], {name: {} for name in kinds}
     for name, features in kinds.items():
         for n in counts:
-            asked = replace(cfg, per_class=n, n_draws=1 if n >= each.min() else cfg.n_draws)
-            curves[name][len(each) * n] = on_validation(features, train, asked, f"{name}, {n} labels a class")
+            told = f"{name}, {n} labels a class"
+            curves[name][(pool.max() + 1) * n] = on_validation(features, train, counted(cfg, n, pool), told)
     return curves
 
 

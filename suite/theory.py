@@ -4,6 +4,8 @@ One-dimensional family (facts for Theorems 1 and 2): X and Z standard normal, g(
 divergences are KL(N || N) in nats.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,12 +13,23 @@ from torch.distributions import Normal, kl_divergence
 
 from agelib import age, networks, sphere
 from agelib.rivals import ali, gan
-from agelib.training.step import Step
+from agelib.training.step import Step, check_names
 from suite.rows import Rows, values
 
 METHODS = {"AGE": 3, "ALI": 2, "GAN": 2}  # M of each; AGE's codes lie on the sphere in R^3, a surface as the plane is
 CENTRES = np.stack(np.meshgrid(*[(np.arange(5) - 2.0) * 0.4] * 2), -1).reshape(-1, 2)  # of the 25 Gaussians, in the plane
 STD = 0.02  # of each
+
+
+def check(p: Any) -> None:
+    """ValueError for parameters `p` of notebook 06 that can only fail later."""
+    least = {"n_steps": 1, "B": 2, "width": 1}
+    given = p.grid | {"n_seeds": p.n_seeds, "reciprocity_steps": p.reciprocity_steps}
+    check_names("grid", p.grid, least)
+    for name, bound in (least | {"n_seeds": 1, "reciprocity_steps": 1}).items():
+        if type(given.get(name)) is not int or given[name] < bound:
+            where = f"{'grid: ' * (name in least)}{name}"
+            raise ValueError(f"{where} must be a whole number of at least {bound}, is {given.get(name)!r}")
 
 
 def game1(s: Tensor, b: Tensor, w: Tensor) -> Tensor:

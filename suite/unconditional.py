@@ -6,11 +6,14 @@ for a model that was lost or can't answer: a lost one keeps a row, without a val
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import agelib
+from agelib.data import ImageSet
 from agelib.metrics import classifier, pictures
+from suite import params
 from suite.rows import Rows, make, values
 
 HELD_OUT = "held-out reconstructions, networks in evaluation mode"
@@ -19,6 +22,21 @@ SURE = "samples read with confidence > 0.9"
 SURE_OF_REAL = "held-out images read with confidence > 0.9"
 GAP = "KL fake - KL real"
 Answers = Mapping[str, np.ndarray | None]
+
+
+def check(p: Any, train: ImageSet, test: ImageSet) -> None:
+    """ValueError, before any training, for parameters `p` of notebook 01 that these sets or a later cell can't take."""
+    if p.age.get("method", "age") != "age":
+        raise ValueError(f"age: method must be age, is {p.age['method']!r}")
+    if "AGE" in p.rivals:
+        raise ValueError("rivals: 'AGE' is the label of `age`")
+    if min(p.n_samples, len(train), len(test)) < 2:
+        sets = f"{len(train)} training and {len(test)} test images"
+        raise ValueError(f"n_samples must be at least 2, is {p.n_samples}; so must be the images, {p.dataset} has {sets}")
+    stages = {"age": p.age, "finetune": p.age | (p.finetune or {})}
+    params.trainable(stages | {f"rivals.{label}": settings for label, settings in p.rivals.items()}, train.images)
+    if p.classifier is not None and train.labels is not None:
+        n_classes(train, test, p.classifier)
 
 
 def answers(models: Mapping[str, agelib.Model], held_out: np.ndarray) -> dict[str, np.ndarray | None]:
@@ -102,13 +120,24 @@ def training(models: Mapping[str, agelib.Model]) -> Rows:
     return rows
 
 
-def classify(train, test, folder: Path, settings: dict, device: str) -> tuple[classifier.Classifier, np.ndarray]:
-    """(a classifier trained on the labels of `train`, the labels of `test`), kept in `folder`. Raises ValueError without
-    labels."""
+def classify(
+    train: ImageSet, test: ImageSet, folder: Path, settings: dict, device: str
+) -> tuple[classifier.Classifier, np.ndarray]:
+    """(a classifier trained on the labels of `train`, the labels of `test`), kept in `folder`. Raises as `n_classes`."""
+    K = n_classes(train, test, settings)
+    return classifier.train(train.images, train.labels, folder, n_classes=K, device=device, **settings), test.labels
+
+
+def n_classes(train: ImageSet, test: ImageSet, settings: dict) -> int:
+    """Classes of the labels of both sets. ValueError without labels, and where a classifier can't be trained so on them."""
     if train.labels is None or test.labels is None:
         raise ValueError(f"{train.name} has no labels, which a classifier needs; set classifier = None")
     K = int(max(train.labels.max(), test.labels.max())) + 1
-    return classifier.train(train.images, train.labels, folder, n_classes=K, device=device, **settings), test.labels
+    try:
+        classifier.check(train.images, train.labels, K, **settings)
+    except ValueError as error:
+        raise ValueError(f"classifier: {error}") from None
+    return K
 
 
 def verdict(rows: Rows) -> str:

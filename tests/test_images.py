@@ -16,6 +16,13 @@ def test_uint8_round_trip_is_exact_and_values_between_are_rounded_and_clipped():
     assert images.to_uint8(between).flatten().tolist() == [0, 0, 128, 254, 255]  # 127.5 rounds to even 128
 
 
+def test_an_image_that_is_not_finite_is_no_black_one():
+    x = torch.zeros(5, 1, 2, 2)
+    x[1, 0, 0, 0] = x[4] = float("nan")
+    with pytest.raises(ValueError, match="2 of 5 images are not finite"):
+        images.to_uint8(x)
+
+
 @pytest.mark.parametrize("bad", [np.zeros((1, 1, 2, 2), np.float32), np.zeros((4, 2, 2), np.uint8)])
 def test_other_images_are_refused(bad):
     with pytest.raises(ValueError, match=r"uint8 \(N, C, H, W\), got"):

@@ -49,6 +49,7 @@ def test_every_method_is_trained_once_and_does_what_it_can(method, trained, monk
     assert [row["step"] for row in model.history] == [4] and model.seconds > 0 and model.stabilisers == ""
     assert (model.trained_on, str(model.device), model.precision) == ("cpu", "cpu", "fp32")
     assert model.config == METHODS[method].Config(**TINY[method], precision="fp32")
+    assert model.about["config"].keys() == {f.name for f in dataclasses.fields(model.config)}  # which a resume compares
     z = model.codes(5)
     assert z.shape == (5, model.M) and torch.equal(z, model.codes(5, torch.Generator().manual_seed(0)))
     assert (model.codes(1000).norm(dim=1).std() < 1e-5) == (model.prior == "sphere")

@@ -2,6 +2,7 @@
 More of both: test_layers.py, suite/test_plan.py."""
 
 import ast
+import re
 
 import nbformat
 import pytest
@@ -42,6 +43,15 @@ def test_a_notebook_is_stripped_and_small_with_typed_explained_and_valid_paramet
         assert "  # " in book.code[0].splitlines()[node.end_lineno - 1], f"line {node.lineno} has no comment"
     params.check(book.kinds, book.defaults, path.stem)
     assert set(book.defaults) - set(params.GIVEN) or path.stem == plan.SUMMARY_NOTEBOOK
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("0*.ipynb")), ids=lambda path: path.stem)
+def test_parameters_are_checked_before_anything_is_trained(path):
+    """What each check refuses: test_refused.py."""
+    code = "\n".join(plan.notebook(path).code)
+    checked = [match.start() for match in re.finditer(r"\.(check|checked|trainable|earlier)\(", code)]
+    trains = re.search(r"\b(run\.train|unconditional\.classify|theory\.(train|reciprocity))\(", code).start()
+    assert checked and max(checked) < trains
 
 
 def test_the_digits_are_trained_with_the_same_settings_wherever_they_are_the_example():

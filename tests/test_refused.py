@@ -4,8 +4,8 @@ hang, no file left or changed. More of each kind: tests/data, tests/training, te
 import os
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from agelib import data
 from agelib.metrics import ais, classifier, inception
 from agelib.training import fit
 from agelib.training.checkpoint import CheckpointError, load_model, read_latest, save, save_model
-from suite import mnist_likelihood, params, plan, svhn_features, tables
+from suite import inception_score, mnist_likelihood, params, plan, svhn_features, tables, theory, unconditional
 
 X = np.random.default_rng(0).integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
 TINY = {"device": "cpu", "n_epochs": 2, "batch_size": 8, "checkpoint_every_s": 0.0, "width": 2, "M": 3}
@@ -26,7 +26,16 @@ GREY, NAN, DEEP, HUGE = np.zeros((4, 8, 8), np.uint8), float("nan"), "[" * 100_0
 HEAD, RUN = "profile: mine\nabout: mine\nminutes: 2\n", "{notebook: n, minutes: 1}"
 PREPARED, PART, WEIGHTS = "data/prepared/digits-1x28/train/", "data/packs/cifar10-part{}.npz", "model/model.safetensors"
 BOOK = plan.notebook(params.ROOT / "notebooks" / "01_unconditional.ipynb")
-LIKELY = {"ais": {}, "search": {}, "variances": [0.1], "convergence": {"distributions": [3], "images": 2}, "seed": 0}
+LABELS = np.arange(120) % 3
+SET = data.ImageSet("toy", "train", np.resize(X, (120, 3, 32, 32)), LABELS, None, "a source", None, False, "")
+SVM = {"n_valid": 30, "n_draws": 3, "per_class": 20}
+CHECKS = {  # notebook -> its check before any training, and parameters that pass it with SET
+    "01_unconditional": (unconditional.check, {"n_samples": 20, "rivals": {"VAE": {"method": "vae", "width": 8}}}),
+    "03_inception_score": (inception_score.check, {"n_samples": 40, "n_curve": 20, "inception": {"n": 10}}),
+    "04_mnist_likelihood": (lambda p, *_: mnist_likelihood.checked(p), {"device": "cpu"}),
+    "05_svhn_features": (svhn_features.checked, {"svm": SVM, "n_components": 8, "label_counts": [5, 30]}),
+    "06_theory": (lambda p, *_: theory.check(p), {}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,12 @@ def train(place, folder="new", images=X, **settings):
     agelib.train("age", images, place / folder, **TINY | settings)
 
 
+def begin(stem, train=SET):
+    """A function of changed parameters: what notebook `stem` does with them and its sets before it trains."""
+    book, (check, good) = plan.notebook(params.ROOT / "notebooks" / f"{stem}.ipynb"), CHECKS[stem]
+    return lambda _=None, **given: check(params.check(book.kinds, book.defaults | good | given), train, SET)
+
+
 CASES = [  # what the user does, the exception, the file spoilt: [(how, what is said)], or None: [(arguments, what is said)]
     (load("npz:{}/own.npz"), data.DataError, "own.npz", [
         (partial(np.savez, images=GREY[..., None].repeat(2, 3)), r"own.npz: .*\(4, 8, 8, 2\)"),
@@ -153,11 +168,48 @@ CASES = [  # what the user does, the exception, the file spoilt: [(how, what is 
         ({"folder": "plain/x"}, "plain"), ({"start": "no"}, "no/model.safetensors: there is no trained model")]),
     (partial(train, folder="model"), fit.ConfigMismatch, None, in_weights(
         ({"seed": 7}, "seed was 0, is 7"), ({"images": X[::-1]}, "data was"), ({"M": 5}, "config.M was 3, is 5"),
-        ({"images": X[:8]}, "n_images was 16, is 8"))),
-    (lambda _, **p: mnist_likelihood.checked(SimpleNamespace(**LIKELY | {"device": "cpu"} | p)), ValueError, None, [
-        ({"variances": [0]}, "variance .*0"), ({"variances": []}, "variance"), ({"convergence": {}}, "convergence .*{}"),
-        ({"convergence": {"distributions": [1], "images": 2}}, "distributions .*1"), ({"search": {"chain": 1}}, "chain"),
-        ({"ais": {"n_test": 1}}, "n_test .*1"), ({"ais": {"step_range": 1}}, "step_range 1"), ({"seed": HUGE}, "seed")]),
+        ({"images": X[:8]}, "n_images was 16, is 8"), ({"noisy_code": 0.5}, "config.noisy_code was 0.0, is 0.5"))),
+    (begin("01_unconditional"), ValueError, None, [
+        ({"classifier": {"n_epoch": 1}}, "fier: .*n_epoch;"), ({"classifier": {"width": 0}}, "fier: .*width .*0"),
+        ({"classifier": {"batch_size": 121}}, "classifier: .*batch_size 121"), ({"n_samples": 1}, "n_samples .* is 1;"),
+        ({"age": {"batch_size": 121}}, "age: .*batch_size 121"), ({"age": {"method": "vae"}}, "age: .*'vae'"),
+        ({"finetune": {"n_epochs": None}}, "finetune: .*n_epochs"), ({"rivals": {"AGE": {}}}, "rivals: 'AGE'"),
+        ({"rivals": {"B": {"method": "pix2pix"}}}, "rivals.B: .*'pix2pix'")]),
+    (begin("01_unconditional", replace(SET, images=SET.images[:, :, :20, :20])), ValueError, None, [
+        ({"classifier": None}, "age: .*20x20")]),
+    (begin("03_inception_score"), ValueError, None, [
+        ({"n_splits": 21}, "n_splits .* 20.* is 21"), ({"n_splits": 0}, "n_splits .* is 0"), ({"n_seeds": 0}, "0, 40"),
+        ({"n_samples": 3, "n_splits": 1}, "n_samples 4.* 1, 3"), ({"inception": {"k": 1}}, "inception .*k; valid: n, w"),
+        ({"inception": {"n": 0}}, "inception: n .*'n': 0"), ({"inception": {"n": "x"}}, "inception: n .*'x'"),
+        ({"inception": {"weights": 3}}, "inception: .*'weights': 3"), ({"classifier": {"lr": 0}}, "classifier: .*lr .* 0"),
+        ({"from_runs": {"AGE": "a"}}, "labels of their .* AGE, A"), ({"models": dict.fromkeys("abcdefg", {})}, "6 at"),
+        ({"models": {"B": {"method": "conditional"}}}, "models.B: .*'conditional'")]),
+    (begin("03_inception_score", replace(SET, labels=None)), ValueError, None, [({}, "toy has no labels")]),
+    (begin("04_mnist_likelihood"), (ValueError, data.DataError), None, [
+        ({"variances": [0.0]}, "variance .*0.0"), ({"variances": []}, "variance"), ({"convergence": {}}, "convergence .*{}"),
+        *(({"convergence": {"distributions": bad, "images": 2}}, said) for bad, said in (
+            ([1], "convergence: .* is 1"), (["x"], "convergence: .*'x'"), ([], r"convergence .*: \[\]"), (3, "con.*: 3"))),
+        ({"convergence": {"distributions": [3], "images": 0}}, "conv.*s': 0"),
+        ({"search": {"chain": 1}}, "search: .*n;"), ({"ais": {"n_test": 1}}, "ais: .*n_test .*1"), ({"seed": HUGE}, "seed"),
+        ({"ais": {"step_range": 1}}, "step_range 1"), ({"n_validation": 0}, "n_validation .* are 0 and"),
+        ({"models": {}}, "models .*none"), ({"question": ["a.png"]}, r"question .*\['a.png'\]"),
+        ({"question": ["no.png", "b.png"]}, "no.png: not a readable image")]),
+    (begin("05_svhn_features"), ValueError, None, [
+        ({"label_counts": [5, 0]}, "label_counts: .* is 0"), ({"label_counts": []}, "label_counts: .* is 0"),
+        ({"label_counts": [31]}, "label_counts: 31: .*30, 30, 30"), ({"study_draws": 0}, "study_draws .* is 0"),
+        ({"n_components": 0}, "n_components .* is 0"), ({"n_components": 120}, "n_components .* is 120"),
+        ({"svm": SVM | {"n_valid": 120}}, "svm: n_valid .* is 120"), ({"svm": SVM | {"per_class": 31}}, "svm: .* 31 a cl"),
+        ({"svm": SVM | {"n_draws": 2, "per_class": 30}}, "svm: there are no 2"), ({"svm": {"draws": 3}}, "svm .*draws;"),
+        ({"study": {"M": {"x": {"method": "gan"}}}}, "study.M.x: gan has no setting"),
+        ({"study": {"B": {"200": {"batch_size": 200}}}}, "study.B.200: .*batch_size 200"),
+        ({"study_base": {"batch_size": 200}}, "study_base: .*batch_size 200"), ({"models": {}}, "models needs an AGE")]),
+    (begin("05_svhn_features", replace(SET, labels=LABELS % 2)), ValueError, None, [({}, "at least 3 classes .* has 2")]),
+    (begin("05_svhn_features", replace(SET, labels=None)), ValueError, None, [({}, "has no labels")]),
+    (begin("06_theory"), ValueError, None, [
+        ({"n_seeds": 0}, "n_seeds .* is 0"), ({"reciprocity_steps": 0}, "reciprocity_steps .* is 0"),
+        *(({"grid": {"n_steps": 1, "B": 2, "width": 1} | {k: v}}, f"grid: {k} .* is {v!r}")
+          for k, v in {"n_steps": 0, "B": 1, "width": 1.5}.items()),
+        ({"grid": {"n_steps": 9, "B": 9}}, "grid: width .* None"), ({"grid": {"steps": 9}}, "grid .*steps; valid: B")]),
     (lambda place, **p: classifier.train(X, np.arange(16) % 3, place / "new", batch_size=8, **p), ValueError, None, [
         ({"shift": 32}, "shift .*32"), ({"momentum": 1}, "momentum .*1"), ({"lr": NAN}, "lr .*nan"), ({"m": 1}, "g m")]),
     (lambda _, **given: svhn_features.protocol(given, 0), ValueError, None, [
@@ -176,3 +228,10 @@ def test_bad_input(act, error, where, given, said, made, tmp_path, monkeypatch):
         act(place) if where else act(place, **given)
     signal.alarm(0)
     assert "\n" not in str(caught.value) and not isinstance(caught.value, UnicodeError) and files(place) == before
+
+
+@pytest.mark.parametrize("stem", CHECKS)
+def test_a_notebook_checks_good_parameters_and_lets_them_pass(stem):
+    state = torch.get_rng_state()
+    begin(stem)()
+    assert torch.equal(torch.get_rng_state(), state)

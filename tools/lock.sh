@@ -2,6 +2,7 @@
 # Remakes requirements.lock from the ranges in pyproject.toml, for every supported Python and system. Needs uv.
 # PyTorch's pair is written by hand: what a resolver says of it depends on the machine (builds with and without CUDA),
 # and so do the packages that a CUDA build brings along; pip fetches those with torch itself.
+# No hashes: docs/limits.md says why.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 pair=$'torch==2.13.0\ntorchvision==0.28.0'

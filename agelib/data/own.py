@@ -107,15 +107,17 @@ def _hold_out(n: int, split: str, path: Path) -> np.ndarray:
 
 
 def _list(path: Path) -> tuple[dict[str, os.stat_result], Counter]:
-    """Image files below `path`, relative with forward slashes; and the number of files left out by kind, but for hidden
-    ones. Links to folders are not followed."""
+    """Image files below `path`, relative with forward slashes; and the number of what is left out by kind. Links to folders
+    are not followed."""
     found, left_out, todo = {}, Counter(), [""]
     while todo:
         below = todo.pop()
         with os.scandir(path / below) as entries:
-            for entry in (entry for entry in entries if not entry.name.startswith(".")):
+            for entry in entries:
                 name, suffix = f"{below}{entry.name}", os.path.splitext(entry.name)[1].lower()
-                if entry.is_dir(follow_symlinks=False):
+                if entry.name.startswith("."):
+                    left_out["hidden"] += 1
+                elif entry.is_dir(follow_symlinks=False):
                     todo.append(f"{name}/")
                 elif entry.is_dir():
                     left_out["links to folders"] += 1

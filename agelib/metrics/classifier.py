@@ -92,6 +92,23 @@ def train(
     labels tell. settings: fields of Config or of `agelib.training.fit.Schedule`, whose defaults here are SCHEDULE's. Raises
     ValueError for anything else, and what `fit` raises.
     """
+    cfg, schedule, n_classes = check(images, labels, n_classes, **settings)
+    device = hardware.choose_device(device)
+    precision = hardware.choose_precision(cfg.precision, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(schedule.seed)
+        net = Classifier(images.shape[1], n_classes, cfg.width, precision)
+    net.set_whitening(to_float(images[:1000]))
+    net.to(device, memory_format=torch.channels_last)
+    about = {"method": "classifier", "config": asdict(cfg), "shape": list(images.shape[1:]), "n_classes": n_classes}
+    data = images, np.asarray(labels)
+    fit(make_step(net, cfg), data, folder, schedule, about=about, stage="classifier")
+    nn.ModuleDict({"net": net}).load_state_dict(checkpoint.load_model(Path(folder) / MODEL)[0])
+    return net.eval().requires_grad_(False)
+
+
+def check(images: np.ndarray, labels: np.ndarray, n_classes: int | None, **settings: Any) -> tuple[Config, Schedule, int]:
+    """(Config, Schedule, number of classes) of the arguments of `train`, which raises the same ValueError."""
     own, of_fit = split("the classifier", settings, Config, Schedule)
     cfg, schedule, y = Config(**own), Schedule(**SCHEDULE | of_fit), np.asarray(labels)
     if images.ndim != 4 or images.dtype != np.uint8 or y.shape != (len(images),) or y.dtype.kind not in "iu":
@@ -102,17 +119,8 @@ def train(
         wanted = f"images of >= 16 x 16 px and above shift, batch_size >= 2 and labels in 0..{n_classes - 1}"
         given = f"{images.shape}, shift {cfg.shift}, batch_size {batch_size}, labels {low} to {high}"
         raise ValueError(f"need {wanted}, got {given}")
-    device = hardware.choose_device(device)
-    precision = hardware.choose_precision(cfg.precision, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(schedule.seed)
-        net = Classifier(images.shape[1], n_classes, cfg.width, precision)
-    net.set_whitening(to_float(images[:1000]))
-    net.to(device, memory_format=torch.channels_last)
-    about = {"method": "classifier", "config": asdict(cfg), "shape": list(images.shape[1:]), "n_classes": n_classes}
-    fit(make_step(net, cfg), (images, y), folder, schedule, about=about, stage="classifier")
-    nn.ModuleDict({"net": net}).load_state_dict(checkpoint.load_model(Path(folder) / MODEL)[0])
-    return net.eval().requires_grad_(False)
+    schedule.length(len(images))
+    return cfg, schedule, n_classes
 
 
 def make_step(net: Classifier, cfg: Config) -> Step:
@@ -150,7 +158,8 @@ def moved(x: Tensor, shift: int) -> Tensor:
 
 
 def read(net: Classifier, images: np.ndarray, batch_size: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """(class probabilities (N, K), features (N, 4 width)), both float32, of uint8 images (N, C, H, W), N >= 1."""
+    """(class probabilities (N, K), features (N, 4 width)), both float32, of uint8 images (N, C, H, W), N >= 1. ValueError
+    where they are not finite."""
     device, found = next(net.parameters()).device, []
     with evaluating(net):
         for i in range(0, len(images), batch_size):
@@ -158,6 +167,8 @@ def read(net: Classifier, images: np.ndarray, batch_size: int = 500) -> tuple[np
                 embedded = net.embed(to_float(images[i : i + batch_size], device)).float()
             found.append((net.head(embedded).softmax(1).cpu(), embedded.cpu()))
     probs, features = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    if not (np.isfinite(probs).all() and np.isfinite(features).all()):
+        raise ValueError(f"the classifier's answers to {len(probs)} images are not all finite")
     return probs, features
 
 

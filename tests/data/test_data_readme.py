@@ -7,6 +7,7 @@ import numpy as np
 
 from agelib import data
 from agelib.data import official, sets
+from agelib.metrics import inception
 
 README = (Path(__file__).parents[2] / "data" / "README.md").read_text("utf-8")
 
@@ -22,6 +23,14 @@ def test_files_checksums_counts_and_folders_are_those_of_the_code():
         for file in (file for split in spec.official for file in official.needed(name, split)):
             md5, *sha256 = official.SUMS[file]
             assert len(md5) == 32 and [len(s) for s in sha256] == ([] if name == "stanford_cars" else [64])
+
+
+def test_downloads_go_by_https_first_and_have_a_sha256():
+    assert all(urls[0].startswith("https://") for urls in official.URLS.values()) and inception.URL.startswith("https://")
+    fetched = {file for name in (*official.URLS, "celeba") for split in sets.REAL[name].official
+               for file in official.needed(name, split)}  # fmt: skip
+    assert all(len(official.SUMS[file]) == 2 for file in fetched) and len(inception.SHA256) == 64
+    assert {*sets.REAL} - {*official.URLS} == {"celeba", "stanford_cars"}  # by torchvision from Google Drive; not at all
 
 
 def test_the_pack_it_shows_how_to_write_is_read(root):

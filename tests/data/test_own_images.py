@@ -31,7 +31,7 @@ def test_folder_holds_out_a_fixed_tenth_and_counts_what_it_leaves_out(make, root
     assert train.labels is None and train.class_names is None and train.stand_in_for is None and train.caption == "mine"
     assert {colour(i) for i in [*train.images, *test.images]} == {tuple(i[0, 0].tolist()) for i in x}
     assert "18 of its 20 images" in train.source and "a fixed tenth (seed 0) is held out as test" in test.source
-    assert train.source.endswith("left out: 1 .txt, 1 broken links, 1 links to folders, 1 not plain files")
+    assert train.source.endswith("left out: 1 .txt, 1 broken links, 1 hidden, 1 links to folders, 1 not plain files")
     stamp = (base / "02.bmp").stat()
     make.file(base / "02.bmp", np.full((10, 10, 3), 7, np.uint8))
     os.utime(

@@ -177,6 +177,16 @@ def test_a_folder_gives_its_estimate_again_and_another_is_refused(tmp_path):
         ais.forward(linear, x, M, VARIANCE, cfg, folder=tmp_path)
 
 
+def test_another_number_of_threads_is_said_at_a_resume(tmp_path, monkeypatch):
+    chains = ais.Chains(linear, images(3), None, M, VARIANCE, replace(CFG, n_distributions=20), folder=tmp_path)
+    chains.advance()
+    chains.save()
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.warns(UserWarning, match=rf"step-000000001.*: made with {threads} threads, goes on with {threads + 1}: not"):
+        assert ais.Chains(linear, images(3), None, M, VARIANCE, chains.cfg, folder=tmp_path).t == 1
+
+
 @pytest.mark.filterwarnings("ignore:AIS. HMC accepts only")
 def test_an_estimate_that_a_single_chain_carries_is_doubted():
     with pytest.warns(UserWarning, match="a single chain carries the weight"):

@@ -40,6 +40,13 @@ def test_it_learns_in_seconds_and_its_folder_gives_it_again(tmp_path):
     assert (classifier.read(other, test_x)[0] != probs).any()
 
 
+def test_answers_that_are_not_finite_are_no_numbers():
+    net = Classifier(1, 4, 2)
+    torch.nn.init.constant_(net.head.weight, math.inf)
+    with pytest.raises(ValueError, match="the classifier's answers to 8 images are not all finite"):
+        classifier.read(net, X)
+
+
 @pytest.mark.parametrize("size", [16, 28, 32, 64])
 def test_reading_in_parts_is_reading_at_once_and_keeps_the_mode(size):
     x = np.random.default_rng(0).integers(0, 256, (8, 3, size, size), np.uint8)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,23 @@ def test_the_file_is_downloaded_checked_and_found_again_or_said_what_to_put_wher
     assert place.is_file()
     monkeypatch.setattr(inception, "URL", nowhere)
     inception.load(sha256=sha256)
+
+
+def test_what_was_checked_is_what_is_loaded(weights, tmp_path, monkeypatch):
+    """Though the file is another one as soon as it was read."""
+    content, read_bytes = weights[0].read_bytes(), Path.read_bytes
+    (path := tmp_path / "w.pth").write_bytes(content)
+    monkeypatch.setenv("AGELIB_TEST_DANGER", str(trace := tmp_path / "it ran"))
+
+    def swapped(self):
+        found = read_bytes(self)
+        torch.save({"fc.weight": Danger()}, self)
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", swapped)
+    net = inception.load(path, sha256=weights[1])
+    assert path.stat().st_size < 10_000 and not trace.exists()
+    assert torch.equal(net.fc.weight, torch.load(weights[0], weights_only=True)["fc.weight"])
 
 
 # ---- the scores ----

@@ -1,7 +1,10 @@
 """Charts: every number given is drawn, in its place, under its name, with no text over it."""
 
+import io
+
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from agelib.plot import charts, images
 
@@ -167,5 +170,13 @@ def test_what_cannot_be_drawn_is_refused(draw, message):
 
 def test_a_dollar_sign_is_a_plain_sign():
     sign = "costs $5, \\bad{$"  # matplotlib refuses it as mathematics
-    charts.curves({sign: {sign: ((1, 2), (1, 2))}}, xlabel=sign, title=sign).draw_without_rendering()
-    images.figure3(np.zeros((1, 1, 8, 8)), {sign: np.zeros((1, 1, 8, 8))}).draw_without_rendering()
+    x, classes = np.zeros((1, 1, 8, 8)), [sign, "$a$", "a_b^c"]
+    for figure in (
+        charts.curves({sign: {sign: ((1, 2), (1, 2))}}, xlabel=sign, title=sign),
+        charts.bars(dict.fromkeys(classes, (1, 0)), xlabel=sign),
+        charts.confusion(np.eye(3), classes, title=sign),
+        images.figure3(x, {sign: x}, title=f"folder:/{sign}"),
+        images.figure4a(x, {sign: np.zeros((1, 1, 3, 8, 8))}),
+    ):
+        figure.savefig(io.BytesIO())
+        assert not any(text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text())

@@ -45,6 +45,12 @@ def test_a_page_is_whole_relative_and_escaped(tmp_path):
         assert shown in text, shown
 
 
+def test_what_a_killed_writer_left_goes(tmp_path):
+    (tmp_path / ".index.html.123.part").write_text("half")
+    page.write(tmp_path, [], profile="smoke")
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
 def test_a_page_without_runs_and_one_without_a_folder(tmp_path):
     assert "No run has left results yet" in page.write(tmp_path, [], profile="quick").read_text()
     with pytest.raises(FileNotFoundError):

@@ -1,6 +1,7 @@
 """Profiles: structure, order of runs, parameters against the notebooks' own declarations, fingerprints; recipes."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -185,6 +186,26 @@ def test_a_fingerprint_changes_with_what_a_run_is_made_from_and_with_nothing_els
     assert changed() == set()
     notebook(books / "n.ipynb", CELL, "print(lr + 1)")
     assert changed() == {"a", "b", "c"}
+
+
+def test_a_run_on_ones_own_images_is_another_when_a_file_of_them_changes(tmp_path, books):
+    notebook(books / "n.ipynb", CELL + "dataset: str = 'digits'  # images\n")
+    npz, folder = tmp_path / "x.npz", tmp_path / "pictures"
+    runs = f"  a: {{notebook: n, minutes: 1, params: {{dataset: 'npz:{npz}'}}}}\n{ONE.replace('a', 'b', 1)}"
+    runs += f"  c: {{notebook: n, minutes: 1, params: {{dataset: 'folder:{folder}'}}}}\n"
+    absent = prints(tmp_path, books, runs)
+    folder.mkdir()
+    for path in (npz, folder / "1.png"):
+        path.write_bytes(b"1")
+    first = prints(tmp_path, books, runs)
+    assert prints(tmp_path, books, runs) == first and first["b"] == absent["b"] and first["a"] != absent["a"]
+    for path, run_ in ((npz, "a"), (folder / "1.png", "c")):
+        stamp = path.stat()
+        path.write_bytes(b"2")  # as many bytes, of the same time
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        now = prints(tmp_path, books, runs)
+        assert {name for name in now if now[name] != first[name]} == {run_}
+        first = now
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

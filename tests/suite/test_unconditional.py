@@ -29,6 +29,12 @@ def test_sample_rows():
     assert [row["value"] for row in rows if row["model"] == "lost"] == [None]
 
 
+def test_novelty_says_how_many_images_there_were():
+    ratio, copies = unconditional.novelty(X[:5], X[5:12], X[:4])
+    assert (ratio["n"], copies["n"], copies["value"]) == (5, 5, 0.8)
+    assert "samples over 7 held-out images" in ratio["protocol"]
+
+
 class ByBrightness(nn.Module):
     """Two classes, dark and light, certain where the mean is far from the middle; its feature is the mean."""
 
