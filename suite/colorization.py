@@ -7,7 +7,7 @@ The paper gives no number for colorization: all of these are the suite's own. ab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from scipy.ndimage import binary_dilation
 
 import agelib
 from agelib import conditional, sphere
+from agelib.data import read_image
 from agelib.data.standins import cars
 from agelib.metrics import colors
+from agelib.plot.figure import SERIES
+from suite import params
 from suite.rows import Rows, make, values
 
 RECALL_LEAST = 0.05  # a mode counts as recalled on an image from this share of its codes
@@ -54,11 +57,17 @@ class Painted(NamedTuple):
     colour: np.ndarray
 
 
-def check(models: Mapping[str, dict]) -> None:
-    """Raise ValueError unless one of `models`, label -> settings, is labelled AGE, and is conditional AGE."""
-    method = models["AGE"].get("method", "conditional") if "AGE" in models else None
+def check(p: Any, learn: np.ndarray) -> None:
+    """ValueError, or DataError of a picture, before any training, for parameters `p` of notebook 02 that the images `learn`
+    (N, 3, H, W) or a later cell can't take."""
+    method = p.models["AGE"].get("method", "conditional") if "AGE" in p.models else None
     if method != "conditional":
-        raise ValueError(f"models: AGE must be there, as conditional AGE; got {list(models)}, AGE with method {method}")
+        raise ValueError(f"models: AGE must be there, as conditional AGE; got {list(p.models)}, AGE with method {method}")
+    if len(p.models) > len(SERIES) or p.n_codes < 2:
+        raise ValueError(f"models are {len(SERIES)} at most, n_codes at least 2; got {len(p.models)} and {p.n_codes}")
+    for path in filter(None, (p.picture, p.target)):
+        read_image(path, p.size, 3)
+    params.trainable({f"models.{label}": settings for label, settings in p.models.items()}, learn, "conditional")
 
 
 def held_out(test: agelib.data.ImageSet, n: int) -> HeldOut:

@@ -99,22 +99,25 @@ def from_root(path: Any) -> Any:
     return path if path is None or os.path.isabs(path) else os.path.relpath(ROOT / path)
 
 
-def trainable(models: dict[str, dict[str, Any]], images: Any) -> None:
-    """ValueError beginning with its name unless uint8 `images` (N, C, H, W) can train each of `models`, name -> settings
-    (those without `method` are AGE's): they fill a batch, there are networks of their size, samples need codes alone."""
+def trainable(models: dict[str, dict[str, Any]], images: Any, method: str = "age") -> None:
+    """ValueError beginning with its name unless uint8 `images` (N, C, H, W) can train each of `models`, name -> settings:
+    they fill a batch, there are networks of their size, and each colours images if and only if `method` does, which those
+    without one have."""
     import torch
 
     from agelib.model import METHODS, settings_of
 
+    colours = {name for name, module in METHODS.items() if hasattr(module, "given")}
     for name, settings in models.items():
-        method = settings.get("method", "age")
+        own = settings.get("method", method)
         try:
-            config, schedule = settings_of(method, {key: value for key, value in settings.items() if key != "method"})
+            config, schedule = settings_of(own, {key: value for key, value in settings.items() if key != "method"})
             schedule.length(len(images))
-            if hasattr(METHODS[method], "given"):
-                raise ValueError(f"method {method!r} colours images, it makes none from codes alone")
+            if (own in colours) != (method in colours):
+                does = "colours images, it makes none from codes alone" if own in colours else "colours no images"
+                raise ValueError(f"method {own!r} {does}")
             with torch.random.fork_rng(devices=[]):
-                METHODS[method].build(config, tuple(images.shape[1:]))
+                METHODS[own].build(config, tuple(images.shape[1:]))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 

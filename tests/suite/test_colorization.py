@@ -1,6 +1,8 @@
 """Painting held-out images, and rows that say what they must of colours whose answer is known."""
 
 import math
+import re
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -83,11 +85,32 @@ def test_too_few_images_are_refused(images, n, message):
         colorization.held_out(a_set(images), n)
 
 
-@pytest.mark.parametrize("models", [{}, {"mine": {}}, {"AGE": {"method": "pix2pix"}}])
-def test_a_run_without_conditional_age_is_refused_before_it_trains(models):
-    colorization.check({"AGE": {}, "mine": {"method": "pix2pix"}})
-    with pytest.raises(ValueError, match="models: AGE must be there, as conditional AGE; got"):
-        colorization.check(models)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"models": {}}, "models: AGE must be there, as conditional AGE; got"),
+        ({"models": {"mine": {}}}, "models: AGE must be there"),
+        ({"models": {"AGE": {"method": "pix2pix"}}}, "AGE with method pix2pix"),
+        ({"models": {"AGE": {}} | {str(i): {} for i in range(6)}}, "models are 6 at most, n_codes at least 2; got 7 and 5"),
+        ({"n_codes": 1}, "got 2 and 1"),
+        ({"models": {"AGE": {"batch_size": 4}, "me": {"method": "vae", "batch_size": 4}}}, "models.me: method 'vae' colours no"),
+        ({"models": {"AGE": {"batch_size": 17}}}, "models.AGE: Schedule: batch_size 17 is more than the 16 images"),
+        ({"models": {"AGE": {"n_blocks": -1}}}, "models.AGE: Config: n_blocks must be at least 0, is -1"),
+    ],
+)
+def test_parameters_are_checked_before_anything_is_trained(changed, message):
+    small = {"AGE": {"batch_size": 4}, "mine": {"method": "pix2pix", "batch_size": 4}}
+    good = {"models": small, "n_codes": 5, "picture": None, "target": None, "size": 32}
+    colorization.check(SimpleNamespace(**good), IMAGES)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        colorization.check(SimpleNamespace(**good | changed), IMAGES)
+
+
+def test_a_picture_that_is_none_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "note.jpg").write_text("no picture")
+    p = SimpleNamespace(models={"AGE": {}}, n_codes=5, picture=None, target=str(tmp_path / "note.jpg"), size=32)
+    with pytest.raises(data.DataError, match=r"note\.jpg: not a readable image"):
+        colorization.check(p, IMAGES)
 
 
 def test_rows_of_a_model_that_always_paints_the_truth_and_whether_its_codes_mean_colour():
