@@ -93,7 +93,7 @@ def test_too_few_images_are_refused(images, n, message):
         ({"models": {"AGE": {"method": "pix2pix"}}}, "AGE with method pix2pix"),
         ({"models": {"AGE": {}} | {str(i): {} for i in range(6)}}, "models are 6 at most, n_codes at least 2; got 7 and 5"),
         ({"n_codes": 1}, "got 2 and 1"),
-        ({"models": {"AGE": {"batch_size": 4}, "me": {"method": "vae", "batch_size": 4}}}, "models.me: method 'vae' colours no"),
+        ({"models": {"AGE": {"batch_size": 4}, "me": {"method": "vae", "batch_size": 4}}}, "me: method 'vae' colours"),
         ({"models": {"AGE": {"batch_size": 17}}}, "models.AGE: Schedule: batch_size 17 is more than the 16 images"),
         ({"models": {"AGE": {"n_blocks": -1}}}, "models.AGE: Config: n_blocks must be at least 0, is -1"),
     ],
