@@ -99,15 +99,15 @@ def from_root(path: Any) -> Any:
     return path if path is None or os.path.isabs(path) else os.path.relpath(ROOT / path)
 
 
-def trainable(models: dict[str, dict[str, Any]], images: Any, method: str = "age") -> None:
-    """ValueError beginning with its name unless uint8 `images` (N, C, H, W) can train each of `models`, name -> settings:
-    they fill a batch, there are networks of their size, and each colours images if and only if `method` does, which those
-    without one have."""
+def trainable(models: dict[str, dict[str, Any]], images: Any, method: str = "age") -> dict[str, dict[str, Any]]:
+    """The networks of each of `models`, name -> settings. ValueError beginning with its name unless uint8 `images`
+    (N, C, H, W) can train it: they fill a batch, there are networks of their size, and it colours images if and only if
+    `method` does, which those without one have."""
     import torch
 
     from agelib.model import METHODS, settings_of
 
-    colours = {name for name, module in METHODS.items() if hasattr(module, "given")}
+    built, colours = {}, {name for name, module in METHODS.items() if hasattr(module, "given")}
     for name, settings in models.items():
         own = settings.get("method", method)
         try:
@@ -117,9 +117,10 @@ def trainable(models: dict[str, dict[str, Any]], images: Any, method: str = "age
                 does = "colours images, it makes none from codes alone" if own in colours else "colours no images"
                 raise ValueError(f"method {own!r} {does}")
             with torch.random.fork_rng(devices=[]):
-                METHODS[own].build(config, tuple(images.shape[1:]))
+                built[name] = METHODS[own].build(config, tuple(images.shape[1:]))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    return built
 
 
 def _settled(value: Any, kind: Any, at: str, models: dict[str, dict]) -> Any:

@@ -34,7 +34,10 @@ def check(p: Any, train: ImageSet, test: ImageSet) -> None:
         sets = f"{len(train)} training and {len(test)} test images"
         raise ValueError(f"n_samples must be at least 2, is {p.n_samples}; so must be the images, {p.dataset} has {sets}")
     stages = {"age": p.age, "finetune": p.age | (p.finetune or {})}
-    params.trainable(stages | {f"rivals.{label}": settings for label, settings in p.rivals.items()}, train.images)
+    built = params.trainable(stages | {f"rivals.{label}": settings for label, settings in p.rivals.items()}, train.images)
+    first, second = ([v.shape for net in built[stage].values() for v in net.state_dict().values()] for stage in stages)
+    if first != second:
+        raise ValueError(f"finetune: {p.finetune} makes other networks than those of age, whose weights it begins from")
     if p.classifier is not None and train.labels is not None:
         n_classes(train, test, p.classifier)
 

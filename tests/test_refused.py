@@ -173,7 +173,8 @@ CASES = [  # what the user does, the exception, the file spoilt: [(how, what is 
         ({"classifier": {"n_epoch": 1}}, "fier: .*n_epoch;"), ({"classifier": {"width": 0}}, "fier: .*width .*0"),
         ({"classifier": {"batch_size": 121}}, "classifier: .*batch_size 121"), ({"n_samples": 1}, "n_samples .* is 1;"),
         ({"age": {"batch_size": 121}}, "age: .*batch_size 121"), ({"age": {"method": "vae"}}, "age: .*'vae'"),
-        ({"finetune": {"n_epochs": None}}, "finetune: .*n_epochs"), ({"rivals": {"AGE": {}}}, "rivals: 'AGE'"),
+        ({"finetune": {"n_epochs": None}}, "finetune: .*n_epochs"), ({"finetune": {"M": 5}}, "finetune: .* other networks"),
+        ({"rivals": {"AGE": {}}}, "rivals: 'AGE'"),
         ({"rivals": {"B": {"method": "pix2pix"}}}, "rivals.B: .*'pix2pix'")]),
     (begin("01_unconditional", replace(SET, images=SET.images[:, :, :20, :20])), ValueError, None, [
         ({"classifier": None}, "age: .*20x20")]),

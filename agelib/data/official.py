@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import tarfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -274,7 +275,8 @@ def _unpacked(name: str, archive: str, bases: list[Path], notes: list[str]) -> P
         target = bases[0] / FOLDERS[name][0] / _content(archive)
         with reading(path), aside(target) as beside:
             if not target.exists():
-                shutil.unpack_archive(check(path), beside, **({} if archive.endswith(".zip") else {"filter": "data"}))
+                known = hasattr(tarfile, "data_filter") and not archive.endswith(".zip")  # from Python 3.11.4
+                shutil.unpack_archive(check(path), beside, **({"filter": "data"} if known else {}))
                 (beside / target.name / MARK).write_text(SUMS[archive][0] + "\n")
                 os.rename(beside / target.name, target)
         path = target

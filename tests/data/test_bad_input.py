@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import tarfile
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -214,7 +215,8 @@ def test_a_folder_of_one_image_or_unreadable_and_a_picture_that_is_none(make, ro
 
 def test_archives_that_unpack_to_something_else(make, root, bless):
     """With the right checksum there is none; here it is declared to be right."""
-    for name, archive in (("cifar10", "cifar-10-python.tar.gz"), ("tiny_imagenet", "tiny-imagenet-200.zip")):
+    tars = [("cifar10", "cifar-10-python.tar.gz")] if hasattr(tarfile, "data_filter") else []  # from Python 3.11.4
+    for name, archive in [*tars, ("tiny_imagenet", "tiny-imagenet-200.zip")]:
         bless(make.archive(root / archive, {"../outside": b"x"}))
         refused(root, f"{archive}: not readable .(OutsideDestination|FileNotFound)Error", name)
         assert not list(root.parent.rglob("outside")) and [path.name for path in (root / name).iterdir()] == [".lock"]
