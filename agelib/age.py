@@ -5,8 +5,10 @@ egz = e(g(z)), gex = g(e(x)); KL the divergence of a batch of codes to the prior
 encoder's update (eq. 6), lam weighs L_Z (eq. 4) in the generator's (eq. 5). L_X never trains g and L_Z never trains e,
 unless `recon_x_in_g` or `recon_z_in_e` ask for the experiment that shows why.
 
-    encoder:    minimise  KL(ex) - w KL(egz) + mu L_X      gz from a generator that receives no gradient; w = kl_fake_weight,
-    generator:  minimise  KL(egz) + lam L_Z                1 in the paper; n_g_steps times, fresh z each
+    encoder:    minimise  KL(ex) - w KL(egz) + mu L_X      gz from a generator that receives no gradient
+    generator:  minimise  KL(egz) + lam L_Z                n_g_steps times, fresh z each
+
+w, `kl_fake_weight`, is 1 in the paper.
 
 Weights. mu and lam are the *released* numbers (mu 10, lambda 500 to 2000), where L_X is a mean over all pixels and L_Z is
 2 - cos/M. On the squared distance |z - egz|^2 of one code lam counts lam/(2M). objective="paper" trains eq. 7 and the
@@ -233,9 +235,10 @@ def make_step(
     def update(batch: Tensor) -> dict[str, Tensor]:
         x_and_c = given(batch)
         parts = zip(*(t.unflatten(0, (n, -1)) for t in x_and_c), strict=True) if fresh else [x_and_c] * (1 + cfg.n_g_steps)
-        logs = {}
-        for i, part in enumerate(parts):
-            logs |= generator_step(*part) if i else encoder_step(*part)
+        first, *others = parts
+        logs = encoder_step(*first)
+        for part in others:
+            logs |= generator_step(*part)
         averages.update()
         return logs
 

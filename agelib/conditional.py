@@ -49,16 +49,16 @@ class Config(age.Game):
 
 
 def game(cfg: Config) -> str:
-    """Whose game these settings play, in words for a table; see the module."""
-    whose = "own balance of losses"
+    """Whose losses these settings have, and at what weight of KL(e(g(z|L)|L)), in words for a table; see the module."""
     if cfg.recon_x_in_g and cfg.recon_z_in_e:
         whose = "authors' reconstruction command"
-    elif not (cfg.recon_x_in_g or cfg.recon_z_in_e):
-        if (cfg.mu, cfg.lam, cfg.kl_fake_weight, cfg.n_g_steps) == (0, 0, 0.5, 4):
-            whose = "authors' game"
-        elif cfg.kl_fake_weight == 1 and cfg.mu and cfg.lam:
-            whose = "paper's losses"
-    return f"{whose}, paper's M" if cfg.M == 3 else whose
+    elif cfg.recon_x_in_g or cfg.recon_z_in_e or bool(cfg.mu) != bool(cfg.lam):
+        whose = "losses of neither the paper nor the authors"
+    else:
+        whose = "paper's losses" if cfg.mu else "authors' game"
+    weight = 1.0 if whose == "paper's losses" else Config().kl_fake_weight
+    told = whose if cfg.kl_fake_weight == weight else f"{whose} at KL fake weight {cfg.kl_fake_weight:g}"
+    return f"{told}, paper's M" if cfg.M == 3 else told
 
 
 class ColorGenerator(nn.Module):
@@ -70,9 +70,7 @@ class ColorGenerator(nn.Module):
 
     def __init__(self, M: int = 16, width: int = 64, n_blocks: int = 10):
         super().__init__()
-        if M < 1 or width < 1 or n_blocks < 0:
-            raise ValueError(f"need M >= 1, width >= 1 and n_blocks >= 0, got {M}, {width} and {n_blocks}")
-        first = [nn.Conv2d(1 + M, width, 5, 2, 2), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        first = networks.normed(nn.Conv2d(1 + M, width, 5, 2, 2))
         blocks = [Residual(width) for _ in range(n_blocks)]
         last = [nn.Conv2d(width, 2 * 4**2, 3, 1, 1), nn.PixelShuffle(4)]
         self.layers = nn.Sequential(*first, nn.Conv2d(width, width, 5, 2, 2), *blocks, *last)
@@ -90,8 +88,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         first, second = (nn.Conv2d(channels, channels, 3, 1, 1, bias=False, padding_mode="reflect") for _ in range(2))
-        middle = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-        self.layers = nn.Sequential(first, *middle, second, nn.BatchNorm2d(channels))
+        self.layers = nn.Sequential(*networks.normed(first), second, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)

@@ -38,7 +38,7 @@ class ToVector(nn.Conv2d):
         return F.linear(x.permute(0, 2, 3, 1).reshape(len(x), -1), w, self.bias)  # (B, Cout)
 
 
-def up(layer: nn.ConvTranspose2d) -> list[nn.Module]:
+def normed(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     """`layer`, BatchNorm and ReLU."""
     return [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
 
@@ -73,9 +73,9 @@ class Generator(nn.Module):
         super().__init__()
         check_size(size)
         widths = [8 * width, 4 * width, 2 * width, 2 * width if size == 32 else width]
-        layers = up(FromVector(M, widths[0], 4, bias=False))
+        layers = normed(FromVector(M, widths[0], 4, bias=False))
         for c_in, c_out in pairwise(widths):  # 4x4 -> 8x8 -> 16x16 -> 32x32
-            layers += up(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False))
+            layers += normed(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False))
         if size == 32:
             layers.append(nn.Conv2d(widths[-1], channels, 1))
         else:

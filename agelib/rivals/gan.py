@@ -55,7 +55,7 @@ class Generator32(nn.Module):
         self.first = nn.Linear(M, 4 * width * 16, bias=False)
         self.norm = nn.BatchNorm1d(4 * width * 16)
         conv = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1, bias=False)
-        hidden = [*networks.up(conv(4 * width, 2 * width)), *networks.up(conv(2 * width, width))]
+        hidden = [*networks.normed(conv(4 * width, 2 * width)), *networks.normed(conv(2 * width, width))]
         self.layers = nn.Sequential(nn.ReLU(inplace=True), *hidden, conv(width, channels))
         self.M = M
 

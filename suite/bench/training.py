@@ -36,11 +36,6 @@ def config(method: str, size: int, **settings):
     return METHODS[method].Config(**({"M": AGE_M[size]} if method == "age" else {}) | settings)
 
 
-def n_batches(method: str) -> int:
-    """How many mini-batches an iteration takes: of conditional AGE one for each of its updates."""
-    return 1 + config(method, 64).n_g_steps if method == "conditional" else 1
-
-
 def build(method: str, size: int, device: torch.device | str = "cpu", *, plain: bool = False) -> dict[str, nn.Module]:
     """The published networks, channels last; plain: NCHW, AGE's with ordinary convolutions at both ends."""
     nets = METHODS[method].build(config(method, size), (3, size, size))
@@ -68,11 +63,13 @@ def plain_step(method: str, size: int, nets: dict[str, nn.Module]) -> Callable[[
     if method not in ("age", "conditional"):
         with mock.patch.object(hardware, "adam", adam):
             return METHODS[method].make_step(nets, cfg)
-    g, e, given = nets["g"], nets["e"], conditional.given if method == "conditional" else lambda x: (x,)
+    g, e, given, n = nets["g"], nets["e"], lambda x: (x,), 1
+    if method == "conditional":
+        given, n = conditional.given, 1 + cfg.n_g_steps  # a mini-batch for each update
     opt_g, opt_e = (adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
 
     def update(batch: Tensor) -> None:
-        (x, *c), *others = (given(part) for part in batch.chunk(n_batches(method)))
+        (x, *c), *others = (given(part) for part in batch.chunk(n))
         e.zero_grad()
         ex = e(x, *c)
         loss = losses.kl_released(ex)
@@ -96,7 +93,7 @@ def flop(method: str, size: int, B: int = BATCH, **settings) -> float:
     products, each network differentiated only where its gradient is used."""
     step = METHODS[method].make_step(build(method, size), config(method, size, precision="fp32", **settings))
     with FlopCounterMode(display=False) as counter:
-        step(torch.zeros(4 * n_batches(method), 3, size, size))
+        step(torch.zeros(4 * step.n_batches, 3, size, size))
     return counter.get_total_flops() * B / 4
 
 
@@ -134,7 +131,7 @@ def as_in_fit(step: Step, x: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
 def ours(method: str, size: int, device: torch.device, B: int = BATCH, **settings) -> Callable[[], object]:
     """Our iteration of B random images."""
     step = METHODS[method].make_step(build(method, size, device), config(method, size, **settings))
-    x = (torch.rand(B * n_batches(method), 3, size, size, device=device) * 2 - 1).to(memory_format=torch.channels_last)
+    x = (torch.rand(B * step.n_batches, 3, size, size, device=device) * 2 - 1).to(memory_format=torch.channels_last)
     return functools.partial(as_in_fit(step, x), x)
 
 
@@ -187,8 +184,8 @@ def report(device: torch.device, peaks: dict[str, float], precision: str, repeat
     for method, size in CASES:
         torch.manual_seed(0)
         plain = plain_step(method, size, build(method, size, device, plain=True))
-        x = torch.rand(BATCH * n_batches(method), 3, size, size, device=device) * 2 - 1
-        calls = {"plain": functools.partial(plain, x), "ours": ours(method, size, device)}
+        calls = {"ours": ours(method, size, device)}
+        calls["plain"] = functools.partial(plain, calls["ours"].args[0].contiguous())
         t = medians(in_turn(calls, device, repeats, warm_up=2, settled=True))
         work, name = flop(method, size), "conditional AGE" if method == "conditional" else METHODS[method].LABEL
         digits = 0 if t["ours"] > 0.01 else 2

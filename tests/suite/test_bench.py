@@ -40,8 +40,8 @@ def test_both_ways_compute_the_same_iteration(method, size, monkeypatch):
         theirs = nets[True][name].state_dict().values()
         net.load_state_dict(dict(zip(net.state_dict(), theirs, strict=True)))
     cfg = training.config(method, size, precision="fp32")
-    x = torch.rand(4 * training.n_batches(method), 3, size, size) * 0.6 - 0.3
     steps = training.plain_step(method, size, nets[True]), METHODS[method].make_step(nets[False], cfg)
+    x = torch.rand(4 * steps[1].n_batches, 3, size, size) * 0.6 - 0.3
     for step, fused in zip(steps, (False, True), strict=True):  # the plain way is without
         torch.manual_seed(1)
         step(x)

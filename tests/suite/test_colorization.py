@@ -167,8 +167,10 @@ def test_hues_of_bodies_and_how_near_transferred_ones_come():
         ({"M": 3}, "authors' game, paper's M"),
         ({"mu": 700.0, "lam": 10.0, "recon_x_in_g": 700.0, "recon_z_in_e": 10.0}, "authors' reconstruction command"),
         ({"M": 3, "mu": 10.0, "lam": 50.0, "n_g_steps": 2, "kl_fake_weight": 1.0}, "paper's losses, paper's M"),
-        ({"mu": 10.0, "lam": 50.0}, "own balance of losses"),
-        ({"recon_x_in_g": 1.0}, "own balance of losses"),
+        ({"mu": 10.0, "lam": 50.0}, "paper's losses at KL fake weight 0.5"),
+        ({"kl_fake_weight": 1.0}, "authors' game at KL fake weight 1"),
+        ({"recon_x_in_g": 1.0}, "losses of neither the paper nor the authors"),
+        ({"mu": 10.0}, "losses of neither the paper nor the authors"),
     ],
 )
 def test_whose_game_is_said(settings, said):
