@@ -32,7 +32,7 @@ from agelib.training.step import Averages, Step, check_config, dropped, stabilis
 
 LABEL = "AGE"
 OBJECTIVES = ("released", "paper")
-NETS = ("released", "decoder")
+NETS = ("released", "decoder", "conv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,13 @@ class Game:
     M: int = 128  # dimensions of z
     prior: str = "sphere"  # law of z: sphere | gaussian
     objective: str = "released"  # released: kl_released, cosine L_Z | paper: eq. 7, squared L2 (module docstring)
-    divergence: str = "gaussian"  # of losses.DIVERGENCES; gaussian: fitted diagonal Gaussian | nearest: Kozachenko-Leonenko
+    divergence: str = "gaussian"  # of losses.DIVERGENCES: a fitted gaussian with diagonal covariance | full | nearest
     lam: float = 1000.0  # released scale; lam_per_sample is its weight on |z - egz|^2
     mu: float = 10.0  # on the mean absolute (recon_x l2: squared) pixel difference, pixels in [-1, 1]
     n_g_steps: int = 2  # generator updates per encoder update
     lr: float = 2e-4  # Adam, both networks
+    lr_g: float | None = stabiliser(None, "lr {:g} in g")  # where the generator's differs
+    lr_e: float | None = stabiliser(None, "lr {:g} in e")  # where the encoder's does
     drop_lr: int = 40  # multiply lr by lr_factor when epoch % drop_lr == drop_lr - 1, 0-based; 0: never
     lr_factor: float = 0.5
     beta1: float = 0.5
@@ -65,7 +67,7 @@ class Game:
     def __post_init__(self):
         choices = {"objective": OBJECTIVES, "divergence": losses.DIVERGENCES, "prior": sphere.PRIORS}
         choices |= {"recon_x": losses.RECON_X, "precision": hardware.PRECISIONS}
-        above = {"lr": 0, "lr_factor": 0, "adaptive": 1}
+        above = {"lr": 0, "lr_g": 0, "lr_e": 0, "lr_factor": 0, "adaptive": 1}
         weights = ("lam", "mu", "recon_x_in_g", "recon_z_in_e", "kl_fake_weight")
         least = {"M": 1, "n_g_steps": 1, "drop_lr": 0} | dict.fromkeys(weights, 0)
         check_config(self, above=above, least=least, shares=("beta1", "beta2", "ema", "ema_e"), choices=choices)
@@ -83,9 +85,10 @@ class Game:
         return 1 / (2 * self.M) / (2 if self.objective == "paper" else 1)
 
     @property
-    def lr_at(self) -> Callable[[float, float], float]:
-        """(0-based epoch, their number) -> learning rate."""
-        return lambda epoch, n_epochs: dropped(self.lr, epoch, self.drop_lr, self.lr_factor)
+    def lr_at(self) -> Callable[[float, float], dict[str, float]]:
+        """(0-based epoch, their number) -> network -> learning rate."""
+        lrs = {"g": self.lr_g or self.lr, "e": self.lr_e or self.lr}
+        return lambda epoch, _: {name: dropped(lr, epoch, self.drop_lr, self.lr_factor) for name, lr in lrs.items()}
 
     @property
     def mu_per_pixel_mean(self) -> float:
@@ -105,8 +108,8 @@ class Game:
 class Config(Game):
     """Settings of one AGE training: the game's, and the networks'; the defaults are the released CIFAR-10 command's."""
 
-    nets: str = "released"  # released: convolutional, 32 or 64 px | decoder: Wu et al.'s fully connected one for any size
-    width: int = 64  # channels of the narrowest layer of the released networks
+    nets: str = "released"  # released: 32 or 64 px | decoder: Wu et al.'s fully connected one, any size | conv: 28 px
+    width: int = 64  # channels of the narrowest layer of convolutional networks
     e_width: int | None = stabiliser(None, "encoder of width {}")  # of the encoder's, if it shall differ
     encoder: str = "mlp"  # beside the fully connected decoder: mlp | conv
     in_bias: bool = stabiliser(False, "bias in the encoder's first layer")  # lets it see brightness and contrast
@@ -131,6 +134,9 @@ def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None =
         conv = cfg.encoder == "conv"
         e = networks.ConvEncoder(shape, cfg.M, cfg.prior) if conv else networks.MlpEncoder(dims, cfg.prior)
         networks.start_decoder(g, mean and mean(5000))
+    elif cfg.nets == "conv":
+        g = networks.ConvDecoder(shape, cfg.M, cfg.width)
+        e = networks.ConvEncoder(shape, cfg.M, cfg.prior, cfg.width)
     else:
         C, size = shape[0], networks.square(shape)
         g = networks.Generator(size, cfg.M, C, cfg.width, out_bias=cfg.mean_bias)
@@ -184,7 +190,7 @@ def make_step(
     divergence, L_X = losses.DIVERGENCES[cfg.divergence][cfg.objective], losses.RECON_X[cfg.recon_x]
     n = 1 + cfg.n_g_steps if fresh else 1
     L_Z, L_Z_in_e = recon_z(cfg, cfg.lam), recon_z(cfg, cfg.recon_z_in_e)
-    opt_g, opt_e = (hardware.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))
+    opt_g, opt_e = (hardware.adam(net, cfg.lr, (cfg.beta1, cfg.beta2)) for net in (g, e))  # rates: lr_at
     averages, w = Averages(nets, {"g": cfg.ema, "e": cfg.ema_e}), getattr(e, "kl_fake_weight", cfg.kl_fake_weight)
 
     def KL(codes: Tensor) -> Tensor:

@@ -56,6 +56,26 @@ def kl_released(e: Tensor, floor: float = 1e-12) -> Tensor:
     return ((var.square() + m.square()) / 2 - var.clamp_min(floor).log() - 0.5).mean()
 
 
+def kl_full(e: Tensor) -> Tensor:
+    """KL(N(m, S) || N(0, I)) of the Gaussian fitted to a batch of codes with its whole covariance S (1/B); eq. 7 for a
+    diagonal one, so it also sees whether coordinates depend on each other.
+
+    e: (B, M). Scalar in nats divided by M: (tr S + m.m - log det S)/(2M) - 1/2. Raises ValueError where S has no inverse:
+    for B <= M, and for codes that span fewer than M dimensions.
+    """
+    e = _codes(e)
+    B, M = e.shape
+    if B <= M:
+        raise ValueError(f"the covariance of codes in {M} dimensions needs more than {M} of them, got {B}")
+    m, var = moments(e)
+    d = (e - m).double()
+    try:
+        half_log_det = torch.linalg.cholesky(d.T @ d / B).diagonal().log().sum()
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(f"the covariance of {B} codes is singular: they span fewer than {M} dimensions") from error
+    return 0.5 * (var + m.square() - 1).mean() - half_log_det.to(e.dtype) / M
+
+
 def _log_ball(d: int) -> float:
     """log volume of the unit ball of R^d."""
     return 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1)
@@ -166,6 +186,7 @@ def kl_batch_bias(B: int, released: bool = True) -> float:
 # the released form, which are twice as steep.
 DIVERGENCES = {
     "gaussian": {"paper": lambda e, prior: kl_eq7(e), "released": lambda e, prior: kl_released(e)},
+    "full": {"paper": lambda e, prior: kl_full(e), "released": lambda e, prior: 2 * kl_full(e)},
     "nearest": {"paper": kl_nearest, "released": lambda e, prior: 2 * kl_nearest(e, prior)},
 }
 RECON_X = {"l1": recon_x_l1, "l2": recon_x_l2}

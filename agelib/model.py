@@ -233,7 +233,10 @@ def settings_of(method: str, settings: dict[str, Any]) -> tuple[Any, Schedule]:
         raise ValueError(f"unknown method {method!r}; valid: {', '.join(METHODS)}")
     Config = METHODS[method].Config
     own, of_schedule = split(method, settings, Config, Schedule)
-    return Config(**own), Schedule(**of_schedule)
+    config, schedule = Config(**own), Schedule(**of_schedule)
+    if getattr(config, "divergence", "") == "full" and schedule.batch_size <= config.M:
+        raise ValueError(f"divergence full: batch_size {schedule.batch_size} is not above M, {config.M}")
+    return config, schedule
 
 
 def reestimate(net: nn.Module, batch: np.ndarray, batch_size: int = 250) -> nn.Module:

@@ -38,6 +38,14 @@ class ToVector(nn.Conv2d):
         return F.linear(x.permute(0, 2, 3, 1).reshape(len(x), -1), w, self.bias)  # (B, Cout)
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer that autocast leaves in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 def normed(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     """`layer`, BatchNorm and ReLU."""
     return [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
@@ -172,15 +180,35 @@ class MlpEncoder(_Encoder):
 
 
 class ConvEncoder(_Encoder):
-    """e: (B, C, H, W) -> codes (B, M): three convolutions of 16, 32 and 64 channels, BatchNorm on all but the first,
-    LeakyReLU(0.2), one linear layer. For fully connected decoders."""
+    """e: (B, C, H, W) -> codes (B, M): three convolutions of width, 2 width and 4 width channels, BatchNorm on all but the
+    first, LeakyReLU(0.2), one linear layer, always in float32: while e tells no two fakes apart their codes differ by less
+    than bf16 rounds to, and g would learn nothing. For fully connected decoders and `ConvDecoder`."""
 
-    def __init__(self, shape: tuple[int, int, int], M: int, prior: str):
+    def __init__(self, shape: tuple[int, int, int], M: int, prior: str, width: int = 16):
         C, H, W = shape
-        layers = down([C, 16, 32], in_bias=True)
-        layers += [nn.Conv2d(32, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)]
-        layers += [nn.Flatten(), nn.Linear(64 * math.ceil(H // 4 / 2) * math.ceil(W // 4 / 2), M)]
+        layers = down([C, width, 2 * width], in_bias=True)
+        layers += [nn.Conv2d(2 * width, 4 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(4 * width), nn.LeakyReLU(0.2)]
+        layers += [nn.Flatten(), Float32Linear(4 * width * math.ceil(H // 4 / 2) * math.ceil(W // 4 / 2), M)]
         super().__init__(nn.Sequential(*layers), M, prior)
+
+
+class ConvDecoder(nn.Module):
+    """g: codes (B, M) -> images (B, C, 28, 28) in [-1, 1]: transposed convolutions to 4, 7, 14 and 28 px of 4, 2
+    and 1 times `width` and C channels, BatchNorm and ReLU between, tanh at the end: `ConvEncoder` turned round. At width 32
+    the layers of github.com/Victarry/Image-Generation-models (89795a9), an AGE for MNIST by the paper's rule."""
+
+    def __init__(self, shape: tuple[int, int, int], M: int, width: int = 32):
+        super().__init__()
+        if tuple(shape[1:]) != (28, 28):
+            raise ValueError(f"the convolutional decoder makes 28x28 images, not {shape[1]}x{shape[2]}")
+        conv = nn.ConvTranspose2d
+        layers = [*normed(FromVector(M, 4 * width, 4, bias=False)), *normed(conv(4 * width, 2 * width, 3, 2, 1, bias=False))]
+        layers += [*normed(conv(2 * width, width, 4, 2, 1, bias=False)), conv(width, shape[0], 4, 2, 1)]
+        self.layers, self.M = nn.Sequential(*layers), M
+
+    def forward(self, z: Tensor) -> Tensor:
+        check_input("the decoder takes codes", z, self.M)
+        return torch.tanh(self.layers(z).float())
 
 
 class NoisyCode(nn.Module):

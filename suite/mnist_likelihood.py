@@ -18,6 +18,8 @@ from agelib.training import hardware
 from agelib.training.step import check_config, split
 from suite.rows import Rows, differences, make, of, told, values
 
+LIMIT, ABOVE = "bound by the least squared error", "share of images with AIS above that bound"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -43,7 +45,7 @@ def settings_of(given: dict[str, Any], seed: int, device: torch.device | str) ->
 
 def checked(p: Any) -> tuple[Plan, ais.AisConfig]:
     """`settings_of` the notebook's `ais`; ValueError, or DataError of a file, also for what is used after the training."""
-    ais.check_variances(p.variances)
+    ais.check_variance(p.smallest_variance)
     numbers, n = p.convergence.get("distributions"), p.convergence.get("images")
     if len(p.convergence) != 2 or not isinstance(numbers, list) or not numbers or type(n) is not int or n < 1:
         raise ValueError(f"convergence needs distributions, a list, and images, at least 1; is {p.convergence}")
@@ -69,14 +71,25 @@ def decoder(model: agelib.Model) -> ais.Decode:
     return lambda h: (g(sphere.project(h) if on_sphere else h) + 1).flatten(1) / 2
 
 
-def remarks(complete: bool, *sizes: tuple[int, int, str], cfg: ais.AisConfig | None = None) -> dict[str, Any]:
+def least_error(model: agelib.Model, x: Tensor, found: ais.Estimate) -> np.ndarray:
+    """(N,) the least squared error a pixel of x (N, D) that a search finds, from the chains' last states and from e(x)."""
+    codes = found.z.to(x.device)
+    if model.e is not None:
+        with torch.no_grad():
+            codes = torch.cat([codes, model.e(2 * x.view(-1, *model.shape) - 1)[None]])
+    return ais.least_error(decoder(model), x, codes)
+
+
+def remarks(
+    complete: bool, *sizes: tuple[int, int, str], cfg: ais.AisConfig | None = None, other: str = ""
+) -> dict[str, Any]:  # fmt: skip
     """`comparable` and `note` of a row: what it has less of than the published protocol. sizes: as in `rows.differences`;
-    cfg: of its chains, if it has any."""
+    cfg: of its chains, if it has any; other: what else differs."""
     if cfg:
         full = ais.AisConfig()
         sizes += (cfg.n_chains, full.n_chains, "chains"), (cfg.n_distributions, full.n_distributions, "distributions")
     note = differences(complete, *((min(ours, theirs), theirs, what) for ours, theirs, what in sizes))
-    note = "; ".join(filter(None, [note, "a step size for each image" if cfg and cfg.step_per_image else ""]))
+    note = "; ".join(filter(None, [other, note, "a step size for each image" if cfg and cfg.step_per_image else ""]))
     return {"comparable": not note, "note": note}
 
 
@@ -86,35 +99,42 @@ def evaluate(
 ) -> tuple[Rows, dict[str, ais.Estimate]]:  # fmt: skip
     """AIS on the "test" and "train" images of x, (N, D) in [0, 1], the BDMC gap, KDE and IWAE of "test".
 
-    x["validation"] chooses the KDE's width. complete: whether the data are the whole published set. Returns rows and the AIS
-    estimates. A number whose protocol is not the published one has `comparable` False and a note that says why.
+    x["validation"] chooses the KDE's width. complete: whether the data are the whole published set. Returns rows (also
+    the least error that a search found, and the bound it sets) and the AIS estimates. A number whose protocol is not the
+    published one has `comparable` False and a note that says why.
     """
     decode, M, device, full = decoder(model), model.M, x["test"].device, Plan()
     # What is chosen for a model (variance, width) stands in rows of its own, so that the seeds' protocols are equal.
     recipe = f"{cfg.n_chains} chains, {cfg.n_distributions:,} intermediate distributions, chosen variance, nats"
     recipe += f", forces in {cfg.precision}"
     spread, chosen = "+-: 95 % confidence interval over images", "chosen on validation images"
-    rows, estimates = [], {}
+    rows, estimates, D = [], {}, x["test"].shape[1]
+    at, other = ("", "") if D == 784 else (f" of {D:,} pixels", "32x32, the released code's MNIST" if D == 1024 else "")
     for name, published in (("test", full.n_test), ("train", full.n_train)):
         if name in x:
             found = ais.forward(decode, x[name], M, variance, cfg, folder=folder and folder / name, label=f"AIS {name}")
             estimates[name], n = found, len(x[name])
-            note = remarks(complete, (n, published, "images"), cfg=cfg)
+            note = remarks(complete, (n, published, "images"), cfg=cfg, other=other)
             value = {f"log_likelihood_ais_{name}": (found.mean, found.interval)}
-            rows += make(label, value, f"AIS, {n:,} {name} images, {recipe}; {spread}", n, **note)
+            rows += make(label, value, f"AIS, {n:,} {name} images{at}, {recipe}; {spread}", n, **note)
             chains = {"effective sample size": found.ess.mean(), "HMC acceptance": found.acceptance.mean()}
             rows += make(label, {f"AIS {name}: {k}": v for k, v in chains.items()}, f"AIS {name}, mean over images", n)
     rows += make(label, {"variance of the observation model": variance}, chosen)
+    m, test = least_error(model, x["test"], estimates["test"]), estimates["test"].log_p
+    most = ais.bound(D, variance, m)
+    least = {"least squared error": m.mean(), LIMIT: most.mean(), ABOVE: float((test > most).mean())}
+    searched = f"Adam from the chains' last states and e(x), {len(m):,} test images{at}, pixels in [0, 1]"
+    rows += make(label, least, f"{searched}; for an image -D/2 log(2 pi variance) - D m/(2 variance) nats", len(m))
     if n := plan.n_bdmc:
         gap = ais.bdmc(decode, M, variance, n, cfg, device=device, folder=folder and folder / "bdmc")
-        note = remarks(complete, (n, full.n_bdmc, "images"), cfg=cfg)
-        protocol = f"BDMC, upper minus lower bound, {n:,} simulated images, {recipe}"
+        note = remarks(complete, (n, full.n_bdmc, "images"), cfg=cfg, other=other)
+        protocol = f"BDMC, upper minus lower bound, {n:,} simulated images{at}, {recipe}"
         rows += make(label, {"bdmc_gap": (gap["gap"], gap["interval"])}, protocol, n, **note)
 
     def cheap(kind: str, nats: Tensor, drawn: tuple[int, int, str], protocol: str) -> Rows:
         n = len(nats)
-        note = remarks(complete, drawn, (n, full.n_test, "images"))
-        protocol += f", {drawn[0]:,} {drawn[2]}, {n:,} test images, nats; {spread}"
+        note = remarks(complete, drawn, (n, full.n_test, "images"), other=other)
+        protocol += f", {drawn[0]:,} {drawn[2]}, {n:,} test images{at}, nats; {spread}"
         interval = 1.96 * nats.std().item() / n**0.5 if n > 1 else None
         return make(label, {f"log_likelihood_{kind}_test": (nats.mean().item(), interval)}, protocol, n, **note)
 
@@ -153,6 +173,11 @@ def verdict(rows: Rows) -> str:
     if gaps:
         worst = max(gaps, key=gaps.__getitem__)
         said.append(f"The two bounds are at most {gaps[worst]:.1f} nats apart ({worst}).")
+    above = values(rows, ABOVE)
+    if short := [f"{model} on {share:.0%} of the images" for model, share in above.items() if share]:
+        said.append(f"AIS finds more than the least known error allows ({', '.join(short)}): there the search was short.")
+    elif above:
+        said.append("No estimate exceeds what the least error of its decoder allows.")
     if min(values(rows, "AIS test: effective sample size").values(), default=2) < 1.5:
         said.append("A single chain carries the weight for some model: read its number as too low.")
     return "\n".join(said)

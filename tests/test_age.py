@@ -56,6 +56,20 @@ def test_schedules_of_the_released_commands(drop_lr, halvings):
         assert [o.param_groups[0]["lr"] for o in step.optimizers.values()] == [pytest.approx(2e-4 * 0.5**n)] * 2
 
 
+def test_each_network_has_its_own_learning_rate():
+    """Adam's first update moves no weight by more than lr, and most by nearly that."""
+    nets, cfg, x = setup(n_g_steps=1, drop_lr=3, lr_g=1e-4, lr_e=5e-3)
+    before, step = {name: snapshot(net) for name, net in nets.items()}, age.make_step(nets, cfg)
+    for epoch, share in ((2.0, 0.5), (0.0, 1.0)):
+        step.set_lr(epoch, 9)
+        assert {n: o.param_groups[0]["lr"] for n, o in step.optimizers.items()} == {"g": 1e-4 * share, "e": 5e-3 * share}
+    step(x)
+    for name, lr in (("g", 1e-4), ("e", 5e-3)):
+        most = max((p.detach() - before[name][k]).abs().max().item() for k, p in nets[name].named_parameters())
+        assert most == pytest.approx(lr, rel=0.01)
+    assert age.Config(lr_e=1e-3).lr_at(0, 1) == {"g": 2e-4, "e": 1e-3}
+
+
 @pytest.mark.parametrize(
     ("settings", "mu", "lam"),  # weights of the mean pixel difference, and of the squared distance of one code
     [

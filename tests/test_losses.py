@@ -50,7 +50,7 @@ def test_least_values_of_the_uniform_sphere_and_what_batches_of_64_add(M, eq7, r
 @pytest.mark.parametrize("M", [64, 128])
 @pytest.mark.parametrize("name", losses.DIVERGENCES)
 def test_the_released_form_is_about_twice_as_steep_as_the_papers(name, M):
-    raw = torch.randn(64, M, generator=torch.Generator().manual_seed(7)) + 0.5
+    raw = torch.randn(200, M, generator=torch.Generator().manual_seed(7)) + 0.5
     gradients = {}
     for objective, kl in losses.DIVERGENCES[name].items():
         leaf = raw.clone().requires_grad_()
@@ -120,6 +120,20 @@ def test_four_atoms_fool_eq7_and_not_the_nearest_neighbours():
     assert losses.kl_nearest(atoms, "sphere") > losses.kl_nearest(circle, "sphere") + 2
 
 
+def test_the_whole_covariance_by_hand():
+    """S = ((0.625, 0.375), (0.375, 0.625)), whose determinant is 1/4; without the dependence it is eq. 7."""
+    e = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [-0.5, 0.5], [0.5, -0.5]])
+    assert losses.kl_full(e).item() == pytest.approx((1.25 + math.log(4)) / 4 - 0.5, abs=1e-6)  # 0.1591
+    assert losses.kl_eq7(e).item() == pytest.approx(0.5 * (0.625 - math.log(0.625) - 1), abs=1e-6)  # 0.0475
+    shifted = e + torch.tensor([3.0, 4.0])  # m.m = 25
+    assert losses.kl_full(shifted).item() == pytest.approx(losses.kl_full(e).item() + 25 / 4, abs=1e-5)
+    raw = torch.randn(512, 10, generator=torch.Generator().manual_seed(2)).double()
+    raw = raw - raw.mean(0)
+    white = raw @ torch.linalg.inv(torch.linalg.cholesky(raw.T @ raw / 512)).T
+    scaled = (white * torch.linspace(0.5, 2, 10) + 0.3).float()
+    assert losses.kl_full(scaled).item() == pytest.approx(losses.kl_eq7(scaled).item(), abs=1e-6)
+
+
 E, MAPS, X = torch.ones(4, 4), torch.ones(4, 4, 1, 1), torch.ones(2, 1, 2, 2)
 
 
@@ -130,6 +144,8 @@ E, MAPS, X = torch.ones(4, 4), torch.ones(4, 4, 1, 1), torch.ones(2, 1, 2, 2)
         *((lambda loss=loss: loss(MAPS, MAPS), r"\(B, M\)") for loss in (losses.recon_z_cos, losses.recon_z_l2)),
         *((lambda loss=loss: loss(X, X[:1]), "shapes differ") for loss in losses.RECON_X.values()),
         *((lambda kl=kl: kl(E[:1], "sphere"), "B >= 2") for forms in losses.DIVERGENCES.values() for kl in forms.values()),
+        (lambda: losses.kl_full(torch.ones(4, 4)), "in 4 dimensions needs more than 4 of them, got 4"),
+        (lambda: losses.kl_full(torch.ones(9, 4)), "of 9 codes is singular"),
         (lambda: losses.kl_batch_bias(1), "B >= 2 codes, got 1"),
         (lambda: losses.kl_nearest(E, "cube"), "sphere, gaussian"),
         (lambda: losses.kl_nearest(E[:, :1], "sphere"), "M >= 2"),

@@ -230,6 +230,7 @@ BAD_SETTINGS = [
     ("ali", {"init": "xavier"}, "unknown init 'xavier'; valid: released, he"),
     ("ali", {"nets": "mnist"}, "unknown nets 'mnist'; valid: released, svhn"),
     ("gan", {"batch_size": 25}, "batch_size 25 is more than the 24 images there are"),
+    ("age", {"divergence": "full", "M": 8, "batch_size": 8}, "divergence full: batch_size 8 is not above M, 8"),
     ("gan", {"n_epochs": None, "max_steps": None}, "n_epochs and max_steps are both None"),
     ("gan", {"device": "gpu0"}, "unknown device 'gpu0'"),
     ("gan", {"device": "cuda:99"}, "device 'cuda:99': PyTorch finds [0-9]+ CUDA devices here"),

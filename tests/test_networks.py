@@ -40,6 +40,16 @@ def test_quick_layers_equal_the_convolutions_that_they_stand_for():
     assert torch.allclose(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias).flatten(1), atol=1e-6)
 
 
+def test_codes_of_fakes_that_hardly_differ_keep_their_variance_in_bf16():
+    """Under bf16 a code of length 1 is rounded to steps of about 0.002; the last layer of the small encoder is not."""
+    layer, x = networks.Float32Linear(64, 10), 1 + torch.randint(0, 2, (500, 64)) / 128  # exact in bf16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(nn.functional.linear(x, layer.weight, layer.bias).float(), layer(x))
+        y = layer(x.bfloat16())
+    assert y.dtype == torch.float32 and torch.equal(y, layer(x))
+    assert isinstance(networks.ConvEncoder((1, 28, 28), 10, "sphere").layers[-1], networks.Float32Linear)
+
+
 def test_initialisation():
     nets = build(64, M=64)
     for m in (m for net in nets.values() for m in net.modules()):

@@ -187,7 +187,7 @@ CASES = [  # what the user does, the exception, the file spoilt: [(how, what is 
         ({"models": {"B": {"method": "conditional"}}}, "models.B: .*'conditional'")]),
     (begin("03_inception_score", replace(SET, labels=None)), ValueError, None, [({}, "toy has no labels")]),
     (begin("04_mnist_likelihood"), (ValueError, data.DataError), None, [
-        ({"variances": [0.0]}, "variance .*0.0"), ({"variances": []}, "variance"), ({"convergence": {}}, "convergence .*{}"),
+        ({"smallest_variance": 0.0}, "variance .*0.0"), ({"convergence": {}}, "convergence .*{}"),
         *(({"convergence": {"distributions": bad, "images": 2}}, said) for bad, said in (
             ([1], "convergence: .* is 1"), (["x"], "convergence: .*'x'"), ([], r"convergence .*: \[\]"), (3, "con.*: 3"))),
         ({"convergence": {"distributions": [3], "images": 0}}, "conv.*s': 0"),

@@ -9,6 +9,9 @@ A forward chain goes from z ~ N(0, I) through p_t ~ N(z; 0, I) N(x; decode(z), v
 of its weights is an unbiased estimate of p(x), its logarithm in expectation a lower bound of log p(x). A reversed chain from
 an exact posterior draw, which exists for x simulated from the model, gives an upper bound (Grosse et al. 2015).
 
+One forward run holds every larger variance too: at temperature beta it is at the model of variance / beta, so the path of
+its weights is a curve of log p over the variance (as used by Huang et al. 2020, arXiv 2008.06653).
+
 Forces in bf16 leave the result right: under any force that depends on the position alone a leapfrog trajectory preserves
 volume and can be reversed, and float32 likelihoods decide whether its end is accepted and what it weighs.
 """
@@ -20,7 +23,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,6 +73,8 @@ class Estimate:
     acceptance: np.ndarray  # share of HMC moves taken
     step_size: np.ndarray  # at the end
     z: Tensor  # (n_chains, N, M) float32, the chains' last states: posterior draws after a forward run
+    variances: np.ndarray  # (n_distributions - 1,) falling to the run's own: variance / beta
+    path: np.ndarray  # (n_distributions - 1, N) log_p under each of them, after a forward run; the last is log_p
 
     @property
     def mean(self) -> float:
@@ -99,9 +104,23 @@ def betas(n: int) -> Tensor:
     return (gamma - gamma[0]) / (gamma[-1] - gamma[0])
 
 
-def bound(D: int, variance: float) -> float:
-    """No density of the model exceeds -D/2 log(2 pi variance) nats."""
-    return -D / 2 * math.log(2 * math.pi * variance)
+def bound(D: int, variance: float | np.ndarray, error: float | np.ndarray = 0.0) -> float | np.ndarray:
+    """No density of the model exceeds -D/2 log(2 pi variance) - D error / (2 variance) nats; error: the least squared
+    error a value, in units of x squared, that any code leaves (0 where that isn't known)."""
+    return -D / 2 * np.log(2 * np.pi * variance) - D * error / (2 * variance)
+
+
+def least_error(decode: Decode, x: Tensor, z: Tensor, n_steps: int = 50, lr: float = 0.02) -> np.ndarray:
+    """The least squared error a value, (N,) float64, that Adam finds for x (N, D) from the codes z (S, N, M), their own
+    included: an upper bound of what the best code leaves."""
+    z = z.detach().float().clone().requires_grad_()
+    optimizer, least = torch.optim.Adam([z], lr), torch.full((len(x),), math.inf, device=x.device)
+    for _ in range(n_steps + 1):
+        error = (decode(z.flatten(0, 1)).float().view(*z.shape[:2], -1) - x).square().mean(2)
+        least = torch.minimum(least, error.detach().amin(0))
+        (z.grad,) = torch.autograd.grad(error.sum(), z)
+        optimizer.step()
+    return least.double().cpu().numpy()
 
 
 def dequantise(images: np.ndarray, seed: int = 41242) -> Tensor:
@@ -131,33 +150,30 @@ def forward(
 
 
 def select_variance(
-    decode: Decode, x: Tensor, M: int, variances: Sequence[float], cfg: AisConfig, *, folder: str | Path | None = None
-) -> tuple[float, dict[float, Estimate]]:
-    """The variance under which validation images x are likeliest by `forward`, and the estimate for each of `variances`.
-    ValueError before any chain for variances that are none, and after all where no estimate is finite."""
-    check_variances(variances)
-    found = {}
-    for v in variances:
-        place = folder and Path(folder) / f"variance-{v:g}"
-        found[v] = forward(decode, x, M, v, cfg, folder=place, label=f"variance {v:g}")
-    finite = [v for v in variances if math.isfinite(found[v].mean)]
-    if not finite:
-        raise ValueError(f"no finite estimate under any of the variances {', '.join(f'{v:g}' for v in variances)}")
-    return max(finite, key=lambda v: found[v].mean), found
+    decode: Decode, x: Tensor, M: int, smallest: float, cfg: AisConfig, *, folder: str | Path | None = None
+) -> tuple[float, Estimate]:
+    """The variance, to three digits, under which validation images x are likeliest on the path of one `forward` run at the
+    `smallest`, and that run. Warns where the smallest is the likeliest; ValueError where no estimate is finite."""
+    found = forward(decode, x, M, smallest, cfg, folder=folder, label=f"variances from {smallest:g}")
+    nats = found.path.mean(1)
+    if not np.isfinite(nats).any():
+        raise ValueError(f"no finite estimate under any variance from {smallest:g} on")
+    best = int(np.where(np.isfinite(nats), nats, -math.inf).argmax())
+    if best == len(nats) - 1:
+        warnings.warn(f"the smallest variance, {smallest:g}, is the likeliest: a smaller one may be likelier", stacklevel=2)
+    return float(f"{found.variances[best]:.3g}"), found
 
 
-def check_variances(variances: Sequence[float]) -> None:
-    """ValueError unless there is one at least, and all are above 0 and finite."""
-    if not variances:
-        raise ValueError("need at least one variance to choose from")
-    if wrong := [v for v in variances if not 0 < v < math.inf]:
-        raise ValueError(f"the variance must be > 0 and finite, got {wrong[0]}")
+def check_variance(variance: float) -> None:
+    """ValueError unless it is above 0 and finite."""
+    if not 0 < variance < math.inf:
+        raise ValueError(f"the variance must be > 0 and finite, got {variance}")
 
 
 @torch.no_grad()
 def simulate(decode: Decode, n: int, M: int, variance: float, *, seed: int = 0, device="cpu") -> tuple[Tensor, Tensor]:
     """n draws of the model: z (n, M) ~ N(0, I) and x (n, D) = decode(z) + sqrt(variance) noise. z is a draw of p(z|x)."""
-    check_variances([variance])
+    check_variance(variance)
     generator = torch.Generator(device).manual_seed(seed)
     z = torch.randn(n, M, generator=generator, device=device)
     mean = decode(z).float().flatten(1)
@@ -186,13 +202,13 @@ def _interval(values: np.ndarray) -> float:
 
 def _anneal(decode, x, z, M, variance, cfg, folder, label, every_s=60.0) -> Estimate:
     """All blocks of x (N, D) in turn. z None: forward from the prior; else backward from z (N, M)."""
-    check_variances([variance])
+    check_variance(variance)
     with torch.no_grad():
         trial = decode(torch.randn(3, M, generator=torch.Generator().manual_seed(0)).to(x.device))
     if len(trial) != 3 or trial[0].numel() != x.shape[1] or not torch.isfinite(trial).all():
         wanted = f"finite values, {x.shape[1]} a code as the images have"
         raise ValueError(f"the decoder must give {wanted}; it gives {trial.dtype} {tuple(trial.shape)} for 3 codes")
-    blocks, parts, codes, progress, started = x.split(cfg.block), [], [], Progress(), time.monotonic()
+    blocks, parts, codes, paths, progress, started = x.split(cfg.block), [], [], [], Progress(), time.monotonic()
     for k, images in enumerate(blocks):
         own = Path(folder) / f"block-{k:04d}" if folder else None
         with held(own, "annealing") if own else contextlib.nullcontext():
@@ -208,7 +224,10 @@ def _anneal(decode, x, z, M, variance, cfg, folder, label, every_s=60.0) -> Esti
                 progress.show(f"{label}: {share:.0%}, about {left / 60:.0f} min left if not resumed")
         parts.append(chains.result())
         codes.append(chains.z.cpu())
-    found = Estimate(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)), torch.cat(codes, 1))
+        paths.append(chains.path[1:].cpu())
+    variances = variance / betas(cfg.n_distributions)[1:].numpy()
+    path = torch.cat(paths, 1).numpy() + bound(x.shape[1], variances)[:, None]
+    found = Estimate(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)), torch.cat(codes, 1), variances, path)
     for doubt in found.doubts():
         warnings.warn(f"{label}: {doubt}", stacklevel=3)
     progress.done(f"{label}: {found.mean:.2f} nats, {len(x)} images, {time.monotonic() - started:.0f} s")
@@ -222,7 +241,7 @@ class Chains:
     folder: of checkpoints; it is the caller's to hold.
     """
 
-    _TENSORS = ("z", "step", "running", "accepted", "log_w", "log_lik", "force")
+    _TENSORS = ("z", "step", "running", "accepted", "log_w", "path", "log_lik", "force")
 
     def __init__(self, decode, x, z, M, variance, cfg: AisConfig, block: int = 0, folder: Path | None = None):
         self.decode, self.x, self.variance, self.cfg, self.folder = decode, x, variance, cfg, folder
@@ -239,6 +258,7 @@ class Chains:
         self.running = torch.full_like(self.step, cfg.acceptance)
         self.accepted = torch.zeros(N, dtype=torch.float64, device=x.device)
         self.log_w = torch.zeros(C, N, dtype=torch.float64, device=x.device)
+        self.path = torch.zeros(len(self.beta), N, dtype=torch.float64, device=x.device)  # log of their mean at each t
         if not self.restore():
             self.force, log_lik = self.forces(self.z)
             self.log_lik = self.counted(self.z, log_lik)
@@ -276,6 +296,7 @@ class Chains:
         beta = self.beta[self.t]
         # The likelihood and its gradient do not depend on beta: those of the last accepted state are still right.
         self.log_w += (beta - self.beta[self.t - 1]) * self.log_lik.double()
+        self.path[self.t] = self.log_w.logsumexp(0) - math.log(len(self.log_w))
         if self.reverse and self.finished:
             return  # a move under the prior would change nothing that is used
         eps = self.step.float().view(1, -1, 1)  # (1, N or 1, 1)
@@ -301,10 +322,9 @@ class Chains:
 
     def result(self) -> list[Tensor]:
         """`Estimate.log_p`, `ess`, `acceptance` and `step_size` of the images, (N,) on the CPU."""
-        total = self.log_w.logsumexp(0)
-        log_mean = total - math.log(len(self.log_w))
+        log_mean = self.path[-1]
         log_p = (-log_mean if self.reverse else log_mean) + bound(self.x.shape[1], self.variance)
-        ess = (2 * total - (2 * self.log_w).logsumexp(0)).exp()
+        ess = (2 * self.log_w.logsumexp(0) - (2 * self.log_w).logsumexp(0)).exp()
         found = log_p, ess, self.accepted / max(1, self.t - self.reverse), self.step.expand(len(log_p))
         return [each.cpu() for each in found]
 

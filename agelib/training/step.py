@@ -21,8 +21,8 @@ class Step:
 
     update: batch -> losses; the batch is x, float (B, C, H, W) in [-1, 1] on the nets' device, and labels (B,) where the
     data has them; losses are a dict of 0-dim tensors (detached, on the same device). modules, optimizers: everything with
-    state, by name. lr_at: (epoch, n_epochs) -> learning rate, set on every optimizer before an iteration; epoch counts from
-    0 in steps of one iteration. precision: of the forward passes, "fp32" or "bf16". n_batches: how many mini-batches of
+    state, by name. lr_at: (epoch, n_epochs) -> learning rate, one or each optimizer's, set before an iteration; epoch counts
+    from 0 in steps of one iteration. precision: of the forward passes, "fp32" or "bf16". n_batches: how many mini-batches of
     different images `update` takes at once, joined. `update` may be recorded and replayed (`graphs`): it does nothing but
     arithmetic on the device.
     """
@@ -30,7 +30,7 @@ class Step:
     update: Callable[..., dict[str, Tensor]]
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
-    lr_at: Callable[[float, float], float] | None = None
+    lr_at: Callable[[float, float], float | dict[str, float]] | None = None
     precision: str = "fp32"
     n_batches: int = 1
 
@@ -42,11 +42,13 @@ class Step:
         if self.lr_at is None:
             return
         lr = self.lr_at(epoch, n_epochs)
-        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+        for name, optimizer in self.optimizers.items():
+            own = lr[name] if isinstance(lr, dict) else lr
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(own)
+                else:
+                    group["lr"] = own
 
     def load_optimizer(self, name: str, state: dict) -> None:
         """Take up the state of an optimizer, made on any device; its learning rate stays the tensor or number it is here."""

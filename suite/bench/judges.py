@@ -1,9 +1,10 @@
 """Speed of what judges models: annealed importance sampling, the SVM protocol of notebook 05, the classifier of notebook 03.
 
-AIS has the published decoder for 10 dimensions, 784 pixels. Plain: one image at a time, its chains as one batch, fp32, the
-gradient of the whole log density at each leapfrog step and both ends' densities anew; ours: chains of all images as one
-tensor. Features are those of the published encoder (32 px, M = 128, 7,296 dimensions) at its initial weights, BatchNorm
-statistics from the images, embedded `house_numbers`. Plain: scikit-learn's LinearSVC on the features themselves.
+AIS has the published decoder for 10 dimensions, 784 pixels, and the convolutional one for 28 px. Plain: one image at a time,
+its chains as one batch, fp32, the gradient of the whole log density at each leapfrog step and both ends' densities anew;
+ours: chains of all images as one tensor. Features are those of the published encoder (32 px, M = 128, 7,296 dimensions) at
+its initial weights, BatchNorm statistics from the images, embedded `house_numbers`. Plain: scikit-learn's LinearSVC on the
+features themselves.
 """
 
 import math
@@ -12,6 +13,7 @@ import resource
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from agelib import age, data, networks
 from agelib.metrics import ais, classifier, svm
@@ -46,14 +48,10 @@ def plain_move(decode: ais.Decode, x: Tensor, z: Tensor, beta: float, eps: float
     return torch.where(taken[:, None], new, z)
 
 
-def rates(g: torch.nn.Module, n_images: int, n_chains: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Images x chains x distributions (moves of 10 leapfrog steps) a second with the decoder g: "plain", "fp32", "bf16"."""
+def rates(decode: ais.Decode, n_images: int, n_chains: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Images x chains x distributions (moves of 10 leapfrog steps) a second: "plain", "fp32", "bf16"."""
     x, z = torch.rand(n_images, D, device=device), torch.randn(n_images, n_chains, M, device=device)
     few = max(1, n_images // 20)  # the loop costs the same for every image
-
-    def decode(z: Tensor) -> Tensor:
-        return torch.sigmoid(g.layers(z))
-
     calls = {"plain": lambda: [plain_move(decode, x[i], z[i], 0.5, 0.01) for i in range(few)]}
     for name in ("fp32", "bf16"):
         cfg = ais.AisConfig(n_chains=n_chains, precision=name)
@@ -62,21 +60,37 @@ def rates(g: torch.nn.Module, n_images: int, n_chains: int, device: torch.device
     return {name: n_chains * (few if name == "plain" else n_images) / seconds for name, seconds in times.items()}
 
 
-def move_flop(g: torch.nn.Module) -> float:
+def move_flop(decode: ais.Decode) -> float:
     """Floating-point operations of one chain's move: 10 gradients, each forward and back to the input."""
-    return 10 * 2 * 2.0 * sum(layer.weight.numel() for layer in g.layers if hasattr(layer, "weight"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        decode(torch.zeros(1, M))
+    return 10 * 2 * counter.get_total_flops()
 
 
 def report_ais(device: torch.device, peaks: dict[str, float], precision: str, repeats: int) -> None:
     """Print the rates, their ratios to the plain loop, and the share of the matrix product's speed (TFLOP/s in `peaks`)."""
     torch.manual_seed(0)
-    g = networks.published_decoder((1, 28, 28), M).to(device).requires_grad_(False)
-    found = rates(g, 100, 16, device, repeats)
     print("AIS, 100 images x 16 chains: images x chains x distributions a second")
-    for name, rate in found.items():
-        peak = "bf16" if name == "bf16" else "fp32"
-        share = rate * move_flop(g) / 1e12 / peaks[peak]
-        print(f"{name:<8}{rate:>10.0f}  {rate / found['plain']:>6.2f} x plain  {share:>5.0%} of the {peak} peak")
+    for kind, g in decoders().items():
+        flop, g = move_flop(seen(g)), g.to(device, memory_format=torch.channels_last)
+        found = rates(seen(g), 100, 16, device, repeats)
+        for name, rate in found.items():
+            peak = "bf16" if name == "bf16" else "fp32"
+            share = rate * flop / 1e12 / peaks[peak]
+            print(f"{kind:<8}{name:<8}{rate:>8.0f}  {rate / found['plain']:>6.2f} x plain  {share:>5.0%} of the {peak} peak")
+    print(f"peak memory of all of it: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
+
+
+def decoders() -> dict[str, torch.nn.Module]:
+    """The two for 28 px, in evaluation mode: the published "mlp" and "conv" at the width that its recipe has."""
+    shape = 1, 28, 28
+    found = {"mlp": networks.published_decoder(shape, M), "conv": networks.ConvDecoder(shape, M, 32)}
+    return {kind: g.eval().requires_grad_(False) for kind, g in found.items()}
+
+
+def seen(g: torch.nn.Module) -> ais.Decode:
+    """g as AIS sees it: codes (B, M) -> pixels (B, D) in [0, 1]."""
+    return lambda z: (g(z) + 1).flatten(1) / 2
 
 
 def measure(

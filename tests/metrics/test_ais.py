@@ -100,18 +100,50 @@ def test_other_posteriors_against_a_sum_over_all_codes(decode, codes, log_weight
     assert 0.3 < (found.z[:, 0, 0] > 0).float().mean() < 0.7 or decode is circle  # both modes are found
 
 
-def test_the_variance_that_made_the_images_is_chosen_and_none_without_a_finite_estimate(tmp_path, monkeypatch):
-    cfg = replace(CFG, n_distributions=200, n_chains=4)
-    best, found = ais.select_variance(linear, images(40, 3), M, (0.2, VARIANCE, 0.0125), cfg, folder=tmp_path)
-    assert best == VARIANCE and list(found) == [0.2, VARIANCE, 0.0125]
-    assert (tmp_path / "variance-0.0125").is_dir()
-    nats = {0.1: math.nan, 0.2: -3.0, 0.3: -4.0, 0.4: math.inf}
-    monkeypatch.setattr(ais, "forward", lambda d, x, M, v, cfg, **_: ais.Estimate(np.array([nats[v]]), *[None] * 4))
-    assert ais.select_variance(linear, None, M, tuple(nats), CFG)[0] == 0.2
-    none, zero = "at least one", "variance must be > 0 .* got 0.0"  # before any chain: nats knows no variance of 0.5
-    for variances, message in (((0.1, 0.4), "under any of the variances 0.1, 0.4"), ((), none), ((0.5, 0.0), zero)):
-        with pytest.raises(ValueError, match=message):
-            ais.select_variance(linear, None, M, variances, CFG)
+def test_one_run_holds_every_larger_variance():
+    """Each point of the path against a run at that variance and against the exact answer."""
+    x, cfg = images(40, 3), replace(CFG, n_chains=64, step_range=(1e-4, 2.0))
+    found = ais.forward(linear, x, M, VARIANCE / 4, cfg)
+    assert found.path.shape == (999, 40) and np.array_equal(found.path[-1], found.log_p)
+    assert found.variances[-1] == VARIANCE / 4 and (np.diff(found.variances) < 0).all()
+    for v in (VARIANCE / 2, VARIANCE, 4 * VARIANCE):
+        k = int(np.abs(np.log(found.variances / v)).argmin())
+        apart = ais.forward(linear, x, M, float(found.variances[k]), cfg).log_p
+        assert np.abs(found.path[k] - apart).max() < 0.3
+        assert np.abs(found.path[k] - exact(x, found.variances[k])).max() < 0.3
+
+
+def test_the_variance_that_made_the_images_is_chosen_and_none_without_a_finite_estimate(monkeypatch):
+    cfg, x = replace(CFG, n_distributions=400), images(200, 3)
+    best, found = ais.select_variance(linear, x, M, VARIANCE / 5, replace(cfg, block=200))
+    likeliest = max(np.geomspace(VARIANCE / 2, 2 * VARIANCE, 200), key=lambda v: exact(x, v).mean())
+    assert best == pytest.approx(likeliest, rel=0.05) and best == float(f"{best:.3g}")
+    assert found.path.mean(1).max() == pytest.approx(exact(x, likeliest).mean(), abs=0.05)
+    with pytest.warns(UserWarning, match=f"smallest variance, {4 * VARIANCE}, is the likeliest"):
+        assert ais.select_variance(linear, x[:20], M, 4 * VARIANCE, cfg)[0] == 4 * VARIANCE
+
+    def known(*nats):
+        path = np.array(nats)[:, None]
+        return lambda *_, **__: ais.Estimate(path[-1], *[None] * 4, variances=np.array([0.4, 0.2, 0.1]), path=path)
+
+    monkeypatch.setattr(ais, "forward", known(-4.0, math.nan, math.inf))
+    assert ais.select_variance(linear, None, M, 0.1, CFG)[0] == 0.4
+    monkeypatch.setattr(ais, "forward", known(math.nan, -math.inf, math.inf))
+    with pytest.raises(ValueError, match="under any variance from 0.1 on"):
+        ais.select_variance(linear, None, M, 0.1, CFG)
+
+
+def test_the_least_error_of_any_code_and_the_bound_it_sets():
+    """Least squares: x - b projected off the rows of W; where no search finds that code, the bound lies too low."""
+    x = images(5)
+    rest = (x - B) @ (torch.eye(D) - W.T @ torch.linalg.inv(W @ W.T) @ W)
+    starts = torch.randn(3, 5, M, generator=torch.Generator().manual_seed(1))
+    found = ais.least_error(linear, x, starts, n_steps=600)
+    assert found == pytest.approx(rest.square().mean(1).numpy(), abs=1e-5)
+    assert (ais.least_error(linear, x, starts, n_steps=0) >= found).all() and not starts.requires_grad
+    assert (exact(x) <= ais.bound(D, VARIANCE, found)).all()
+    # At a variance of .03 a best-code error of .023 allows at most 354 nats (784 pixels).
+    assert ais.bound(784, 0.03, 0.023) == pytest.approx(353.6, abs=0.1)
 
 
 def test_the_schedule_and_the_bound():
@@ -191,7 +223,7 @@ def test_another_number_of_threads_is_said_at_a_resume(tmp_path, monkeypatch):
 def test_an_estimate_that_a_single_chain_carries_is_doubted():
     with pytest.warns(UserWarning, match="a single chain carries the weight"):
         ais.forward(linear, images(20), M, 1e-4, replace(CFG, n_distributions=3, n_leapfrog=1))
-    lost = ais.Estimate(np.array([1.0, math.nan]), *(np.ones(2),) * 3, torch.zeros(1, 2, M))
+    lost = ais.Estimate(np.array([1.0, math.nan]), *(np.ones(2),) * 3, torch.zeros(1, 2, M), np.ones(1), np.ones((1, 2)))
     assert lost.doubts() == ["no finite estimate for 1 of 2 images; does the decoder overflow?"]
 
 

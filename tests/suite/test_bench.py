@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from agelib import networks
 from agelib.metrics import ais, svm
 from agelib.model import METHODS
 from suite.bench import judges, training
@@ -68,11 +67,14 @@ def test_epoch_times_are_of_the_published_sizes(monkeypatch):
 
 
 def test_rates_of_ais_and_the_arithmetic_of_a_move_by_hand():
-    """10-64-256-256-1024-784 has 1,147,520 weights; ten gradients of 2 passes, 2 operations a weight."""
-    decoder = networks.published_decoder((1, 28, 28), judges.M).requires_grad_(False)
-    assert judges.move_flop(decoder) == 40 * (640 + 64 * 256 + 256 * 256 + 256 * 1024 + 1024 * 784)
+    """10-64-256-256-1024-784 has 1,147,520 weights; ten gradients of 2 passes, 2 operations a weight. A transposed
+    convolution uses each weight at every input position: 1, 4x4, 7x7 and 14x14."""
+    mlp, conv = (judges.seen(g) for g in judges.decoders().values())
+    assert judges.move_flop(mlp) == 40 * (640 + 64 * 256 + 256 * 256 + 256 * 1024 + 1024 * 784)
+    each = 10 * 128 * 16, 16 * 128 * 64 * 9, 49 * 64 * 32 * 16, 196 * 32 * 16
+    assert judges.move_flop(conv) == 40 * sum(each)
     assert ais.AisConfig().n_leapfrog == 10  # which the arithmetic counts
-    found = judges.rates(decoder, 3, 2, torch.device("cpu"), 1)
+    found = judges.rates(conv, 3, 2, torch.device("cpu"), 1)
     assert set(found) == {"plain", "fp32", "bf16"} and all(rate > 0 for rate in found.values())
 
 

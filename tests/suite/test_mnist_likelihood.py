@@ -21,6 +21,22 @@ def trained(recipe, digits, folder, **changes):
     return agelib.train(settings.pop("method", "age"), digits, folder, **settings)
 
 
+def test_what_ais_sees_of_convolutional_decoders(tmp_path, digits):
+    """28 px, and the released 32 px networks on digits that large: no draw of a batch moves their BatchNorm."""
+    for size, changes in ((28, {"nets": "conv", "width": 8}), (32, {"nets": "released", "encoder": "mlp", "width": 4})):
+        images = digits if size == 28 else data.load("digits", "train", size=32, channels=1, limit=64).images
+        model = trained("age10", images, tmp_path / str(size), **changes)
+        assert not any(layer.training for net in model.nets.values() for layer in net.modules())
+        decode, h = likelihood.decoder(model), torch.randn(9, 10)
+        y, before = decode(h), {name: value.clone() for name, value in model.g.state_dict().items()}
+        assert y.shape == (9, size**2) and 0 <= y.min() and y.max() <= 1
+        assert torch.allclose(decode(h[:2]), y[:2], atol=1e-5)
+        ais.forward(decode, ais.dequantise(images[:3]), 10, 0.05, ais.AisConfig(n_chains=2, n_distributions=4))
+        assert all(torch.equal(value, before[name]) for name, value in model.g.state_dict().items())
+    with pytest.raises(ValueError, match=r"784 a code as the images have; .*\(3, 1024\)"):
+        ais.forward(decode, ais.dequantise(digits[:3]), 10, 0.05, ais.AisConfig())
+
+
 @pytest.mark.parametrize("recipe", ["age10", "age10_gaussian", "age10_lx", "ali10", "vae10", "gan10"])
 def test_what_ais_sees_of_every_model(tmp_path, digits, recipe):
     """Wu et al.'s decoder; on the sphere only the direction of h counts."""
@@ -69,7 +85,13 @@ def test_the_rows_name_what_keeps_them_from_the_published_protocol(tmp_path, dig
     none = likelihood.Plan(n_bdmc=0, kde_samples=0, iwae_samples=0)
     few = {row["metric"] for row in likelihood.evaluate("A", model, 0.05, {"test": pixels[:4]}, none, cfg)[0]}
     kept = {"AIS test: effective sample size", "AIS test: HMC acceptance", "variance of the observation model"}
+    kept |= {"least squared error", likelihood.LIMIT, likelihood.ABOVE}
     assert few == kept | {"log_likelihood_ais_test"}
+    m = likelihood.least_error(model, x["test"], estimates["test"])
+    assert by["least squared error"]["value"] == m.mean() and by[likelihood.ABOVE]["value"] == 0
+    assert m.mean() < ((likelihood.decoder(model)(model.e(2 * x["test"].view(-1, 1, 28, 28) - 1)) - x["test"]) ** 2).mean()
+    most = by[likelihood.LIMIT]["value"]
+    assert test["value"] < most == pytest.approx(ais.bound(784, 0.05, m.mean()))  # linear in m
     images = likelihood.posterior_images(model, estimates["test"].z[0])
     assert images.shape == (4, 1, 28, 28) and images.dtype == np.uint8
     said = likelihood.verdict(rows)
