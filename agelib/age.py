@@ -136,7 +136,7 @@ def build(cfg: Config, shape: tuple[int, int, int], mean: networks.Mean | None =
         networks.start_decoder(g, mean and mean(5000))
     elif cfg.nets == "conv":
         g = networks.ConvDecoder(shape, cfg.M, cfg.width)
-        e = networks.ConvEncoder(shape, cfg.M, cfg.prior, cfg.width)
+        e = networks.ConvEncoder(shape, cfg.M, cfg.prior, cfg.e_width or cfg.width)
     else:
         C, size = shape[0], networks.square(shape)
         g = networks.Generator(size, cfg.M, C, cfg.width, out_bias=cfg.mean_bias)

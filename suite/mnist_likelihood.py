@@ -109,7 +109,8 @@ def evaluate(
     recipe += f", forces in {cfg.precision}"
     spread, chosen = "+-: 95 % confidence interval over images", "chosen on validation images"
     rows, estimates, D = [], {}, x["test"].shape[1]
-    at, other = ("", "") if D == 784 else (f" of {D:,} pixels", "32x32, the released code's MNIST" if D == 1024 else "")
+    at = "" if D == 784 else f" of {D:,} pixels"
+    other = "32x32, the released code's MNIST" if D == 1024 and complete else ""
     for name, published in (("test", full.n_test), ("train", full.n_train)):
         if name in x:
             found = ais.forward(decode, x[name], M, variance, cfg, folder=folder and folder / name, label=f"AIS {name}")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import agelib
-from agelib import data, networks
+from agelib import age, data, networks
 from agelib.metrics import ais, density
 from suite import mnist_likelihood as likelihood
 from suite import plan as plans
@@ -27,6 +27,9 @@ def test_what_ais_sees_of_convolutional_decoders(tmp_path, digits):
         images = digits if size == 28 else data.load("digits", "train", size=32, channels=1, limit=64).images
         model = trained("age10", images, tmp_path / str(size), **changes)
         assert not any(layer.training for net in model.nets.values() for layer in net.modules())
+        if size == 28:
+            wider = age.build(age.Config(nets="conv", M=10, width=8, e_width=12), (1, 28, 28))["e"]
+            assert [e.layers[0].out_channels for e in (model.nets["e"], wider)] == [8, 12]
         decode, h = likelihood.decoder(model), torch.randn(9, 10)
         y, before = decode(h), {name: value.clone() for name, value in model.g.state_dict().items()}
         assert y.shape == (9, size**2) and 0 <= y.min() and y.max() <= 1
@@ -121,3 +124,5 @@ def test_32_px_are_never_mixed_with_28(tmp_path):
     for metric in ("log_likelihood_ais_test", "bdmc_gap"):
         assert "images of 1,024 pixels" in of[metric]["protocol"] and not of[metric]["comparable"]
         assert of[metric]["note"].startswith("32x32, the released code's MNIST; ")
+    rows, _ = likelihood.evaluate("A", model, 0.05, x, plan, ais.AisConfig(n_chains=2, n_distributions=4))  # another set
+    assert rows[0]["note"].startswith("other or incomplete data; ")
